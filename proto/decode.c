@@ -1,0 +1,300 @@
+/* Decodes one frame: walks it, takes its known keys by the frame table, keeps the others as JSON.
+ *
+ * The table is in fields.h, what a single value may be in value.c, rules that tie keys together in
+ * toll_frame_check(). */
+#include "proto/frame.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <msgpack.h>
+
+#include "proto/fields.h"
+#include "proto/json.h"
+#include "proto/reader.h"
+#include "proto/utf8.h"
+#include "proto/value.h"
+#include "proto/walk.h"
+
+enum { ZONE_CHUNK = 16 << 10 }; /* holds the pairs of all but odd frames; more is freed at the next one */
+
+struct toll_decoder {
+    msgpack_zone zone;
+    struct toll_json metadata, raw;
+    char *mended; /* strings with U+FFFD in them */
+    size_t mended_cap;
+};
+
+struct toll_decoder *toll_decoder_new(void)
+{
+    struct toll_decoder *decoder = calloc(1, sizeof(*decoder));
+    if (decoder && !msgpack_zone_init(&decoder->zone, ZONE_CHUNK)) {
+        free(decoder);
+        return NULL;
+    }
+    return decoder;
+}
+
+void toll_decoder_free(struct toll_decoder *decoder)
+{
+    if (!decoder)
+        return;
+    msgpack_zone_destroy(&decoder->zone);
+    toll_json_done(&decoder->metadata);
+    toll_json_done(&decoder->raw);
+    free(decoder->mended);
+    free(decoder);
+}
+
+/* The frame being decoded. */
+struct decoding {
+    struct toll_decoder *decoder;
+    size_t size; /* bytes of the frame */
+    struct toll_frame *frame;
+    char *reason;
+    size_t mended_size;               /* bytes of decoder->mended in use */
+    msgpack_object_map metadata, raw; /* without pairs where the frame has none */
+    msgpack_object_map unknown;       /* pairs whose keys are not in the table */
+};
+
+static int walk_all(const void *data, size_t size, char reason[static TOLL_REASON_MAX])
+{
+    size_t length;
+
+    int r = toll_walk(data, size, &length);
+    if (r == 0 && length != size)
+        r = -EBADMSG;
+    if (r < 0)
+        (void)toll_refuse(reason, "%s", toll_walk_strerror(r));
+    return r == -E2BIG ? -EINVAL : r;
+}
+
+/* 0 and the reason if there is none. A repeated `type` is found later, like any repeated key. */
+static enum toll_frame_type find_type(struct toll_reader reader, char reason[static TOLL_REASON_MAX])
+{
+    struct toll_reader_value key, value;
+    char quoted[TOLL_QUOTED_MAX];
+    bool found = false;
+
+    while (!found && toll_reader_next(&reader, &key, &value))
+        found = toll_value_is(&key.object, "type");
+    if (!found || value.object.type == MSGPACK_OBJECT_NIL) {
+        (void)toll_refuse(reason, "type is missing");
+        return 0;
+    }
+    if (value.object.type != MSGPACK_OBJECT_STR) {
+        (void)toll_refuse(reason, "type: expected a string, got %s", toll_value_kind(&value.object));
+        return 0;
+    }
+    const msgpack_object_str *name = &value.object.via.str;
+    enum toll_frame_type type = toll_frame_type_from_name(name->ptr, name->size);
+    if (type == 0)
+        (void)toll_refuse(reason, "unknown type \"%s\"", toll_quote(name->ptr, name->size, quoted));
+    return type;
+}
+
+/* Completes a container, of which the reader gave only the end, with what is inside. */
+static int unpack(struct decoding *d, struct toll_reader_value *value)
+{
+    size_t offset = 0;
+
+    if (value->object.type != MSGPACK_OBJECT_MAP && value->object.type != MSGPACK_OBJECT_ARRAY)
+        return 0;
+    switch (msgpack_unpack((const char *)value->bytes, value->size, &offset, &d->decoder->zone, &value->object)) {
+    case MSGPACK_UNPACK_SUCCESS:
+        return 0;
+    case MSGPACK_UNPACK_NOMEM_ERROR:
+        return -ENOMEM;
+    default:
+        (void)toll_refuse(d->reason, "%s", toll_walk_strerror(-EBADMSG));
+        return -EBADMSG;
+    }
+}
+
+/* Replaces what is not clean in a string by U+FFFD, in memory of the decoder. */
+static int mend(struct decoding *d, struct toll_str *s)
+{
+    struct toll_decoder *decoder = d->decoder;
+    /* Room for every string of the frame at once, so that none has to move. */
+    size_t all = TOLL_UTF8_GROWTH * d->size;
+
+    if (!s->ptr || toll_utf8_clean(s->ptr, s->len))
+        return 0;
+    if (decoder->mended_cap < all) {
+        char *mended = realloc(decoder->mended, all);
+        if (!mended)
+            return -ENOMEM;
+        decoder->mended = mended;
+        decoder->mended_cap = all;
+    }
+    char *out = decoder->mended + d->mended_size;
+    size_t size = toll_utf8_mend(s->ptr, s->len, out);
+    d->mended_size += size;
+    assert(d->mended_size <= decoder->mended_cap);
+    *s = (struct toll_str){out, (uint32_t)size};
+    d->frame->replaced++;
+    return 0;
+}
+
+/* Puts a pair aside; `left` more may follow. */
+static int keep_unknown(struct decoding *d, const struct toll_reader_value *key, struct toll_reader_value *value,
+                        uint32_t left)
+{
+    if (!d->unknown.ptr) {
+        d->unknown.ptr = msgpack_zone_malloc(&d->decoder->zone, sizeof(msgpack_object_kv) * (left + (size_t)1));
+        if (!d->unknown.ptr)
+            return -ENOMEM;
+    }
+    int r = unpack(d, value);
+    if (r == 0)
+        d->unknown.ptr[d->unknown.size++] = (msgpack_object_kv){key->object, value->object};
+    return r;
+}
+
+static int take_pairs(struct decoding *d, struct toll_reader reader)
+{
+    struct toll_pairs pairs = {.frame = d->frame};
+    struct toll_reader_value key, value;
+    const struct toll_field *field;
+    int r;
+
+    while (toll_reader_next(&reader, &key, &value)) {
+        if ((r = toll_pair_take(&pairs, &key.object, &value.object, &field, d->reason)) < 0)
+            return r;
+        if (!field) {
+            if ((r = keep_unknown(d, &key, &value, reader.left)) < 0)
+                return r;
+        } else if (value.object.type == MSGPACK_OBJECT_NIL) {
+            continue;
+        } else if (field->kind == TOLL_KIND_MAP) {
+            if ((r = unpack(d, &value)) < 0)
+                return r;
+            bool metadata = field->offset == offsetof(struct toll_frame, metadata);
+            *(metadata ? &d->metadata : &d->raw) = value.object.via.map;
+        } else if (field->kind == TOLL_KIND_NAME || field->kind == TOLL_KIND_TEXT) {
+            if ((r = mend(d, (struct toll_str *)((char *)d->frame + field->offset))) < 0)
+                return r;
+        }
+    }
+    return toll_pairs_check(&pairs, d->reason);
+}
+
+/* --- what is kept as JSON --- */
+
+static int write_json(struct decoding *d, struct toll_json *json, const char *where, const msgpack_object_map *map,
+                      struct toll_str *ret)
+{
+    const msgpack_object object = {.type = MSGPACK_OBJECT_MAP, .via.map = *map};
+
+    if (map->size == 0)
+        return 0; /* nothing to keep */
+    toll_json_clear(json);
+    int r = toll_json_value(json, &object);
+    if (r == -EEXIST)
+        return toll_refuse_repeated(d->frame->type, where, json->data + json->repeated_at + 1, json->repeated_size - 2,
+                                    d->reason);
+    if (r == -EINVAL)
+        return toll_refuse(d->reason, "%s: %sa key is a map or an array", toll_frame_type_name(d->frame->type), where);
+    if (r < 0)
+        return r;
+    *ret = (struct toll_str){json->data, (uint32_t)json->size};
+    d->frame->replaced += json->replaced;
+    return 0;
+}
+
+static int compare_str(const void *a, const void *b)
+{
+    const msgpack_object_str *x = a, *y = b;
+
+    if (x->size != y->size)
+        return x->size < y->size ? -1 : 1;
+    return memcmp(x->ptr, y->ptr, x->size);
+}
+
+static int prefix_key(msgpack_zone *zone, msgpack_object_str *key)
+{
+    static const char prefix[] = "frame.";
+    char *name = msgpack_zone_malloc_no_align(zone, sizeof(prefix) - 1 + key->size);
+
+    if (!name)
+        return -ENOMEM;
+    memcpy(name, prefix, sizeof(prefix) - 1);
+    memcpy(name + sizeof(prefix) - 1, key->ptr, key->size);
+    *key = (msgpack_object_str){key->size + (uint32_t)sizeof(prefix) - 1, name};
+    return 0;
+}
+
+/* Puts the pairs of `raw` and the unknown ones into one map, the latter renamed where `raw` has the same.
+ * Should the new name be taken too, it ends as a repeated key. */
+static int merge_unknown(struct decoding *d, msgpack_object_map *ret)
+{
+    msgpack_zone *zone = &d->decoder->zone;
+    size_t size = (size_t)d->raw.size + d->unknown.size, names = 0;
+    msgpack_object_kv *pairs = msgpack_zone_malloc(zone, sizeof(*pairs) * size);
+    msgpack_object_str *raw_names = msgpack_zone_malloc(zone, sizeof(*raw_names) * d->raw.size);
+
+    if (!pairs || !raw_names)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < d->raw.size; i++) {
+        pairs[i] = d->raw.ptr[i];
+        if (pairs[i].key.type == MSGPACK_OBJECT_STR)
+            raw_names[names++] = pairs[i].key.via.str;
+    }
+    qsort(raw_names, names, sizeof(*raw_names), compare_str);
+    for (uint32_t i = 0; i < d->unknown.size; i++) {
+        msgpack_object_kv *pair = &pairs[d->raw.size + i];
+        *pair = d->unknown.ptr[i];
+        if (bsearch(&pair->key.via.str, raw_names, names, sizeof(*raw_names), compare_str) &&
+            prefix_key(zone, &pair->key.via.str) < 0)
+            return -ENOMEM;
+    }
+    *ret = (msgpack_object_map){(uint32_t)size, pairs};
+    return 0;
+}
+
+static int keep_json(struct decoding *d)
+{
+    msgpack_object_map merged;
+
+    int r = write_json(d, &d->decoder->metadata, "metadata: ", &d->metadata, &d->frame->metadata);
+    if (r < 0)
+        return r;
+    if (d->unknown.size == 0)
+        return write_json(d, &d->decoder->raw, "raw: ", &d->raw, &d->frame->raw_json);
+    if (d->raw.size == 0)
+        return write_json(d, &d->decoder->raw, "", &d->unknown, &d->frame->raw_json);
+    r = merge_unknown(d, &merged);
+    return r < 0 ? r : write_json(d, &d->decoder->raw, "", &merged, &d->frame->raw_json);
+}
+
+int toll_frame_decode(struct toll_decoder *decoder, const void *data, size_t size, struct toll_frame *ret,
+                      char reason[static TOLL_REASON_MAX])
+{
+    struct decoding d = {.decoder = decoder, .size = size, .frame = ret, .reason = reason};
+    struct toll_reader reader;
+    msgpack_object other;
+    int r;
+
+    reason[0] = '\0';
+    if ((r = walk_all(data, size, reason)) < 0)
+        return r;
+    if (!toll_reader_open(&reader, data, size, &other))
+        return toll_refuse(reason, "expected a map, got %s", toll_value_kind(&other));
+    enum toll_frame_type type = find_type(reader, reason);
+    if (type == 0)
+        return -EINVAL;
+    if (type == TOLL_FRAME_STREAM) {
+        r = toll_envelope_decode(data, size, ret, reason);
+        return r < 0 ? r : mend(&d, &ret->client);
+    }
+
+    msgpack_zone_clear(&decoder->zone);
+    toll_frame_init(ret, type);
+    if ((r = take_pairs(&d, reader)) < 0 || (r = keep_json(&d)) < 0)
+        return r;
+    if (type == TOLL_FRAME_SESSION_END && !ret->finish_reason.ptr)
+        ret->finish_reason = (struct toll_str){"end", 3};
+    return 0;
+}

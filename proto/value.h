@@ -1,0 +1,49 @@
+/* One value of a frame: from a msgpack object to a field of struct toll_frame, checked against the field's
+ * kind.
+ *
+ * Internal to proto/, shared by decode.c and envelope.c. Copies nothing but numbers and ids, mends no UTF-8,
+ * and keeps nothing of keys it does not know. */
+#ifndef TOLL_PROTO_VALUE_H
+#define TOLL_PROTO_VALUE_H
+
+#include <stdbool.h>
+
+#include <msgpack.h>
+
+#include "proto/fields.h"
+
+/* A frame whose pairs are being taken, one after the other. Begin with {.frame = …}, its type set. */
+struct toll_pairs {
+    struct toll_frame *frame;
+    uint64_t seen, present; /* rows of the frame table; present: those whose value is not nil */
+    unsigned hint;          /* where to look first: keys mostly come in the table's order */
+};
+
+/* Takes one pair. Returns 0, and the row in *ret_field if the value was stored: NULL for a key that this
+ * version (or this type) does not know, and which the caller may keep. A key whose value is nil is as good as
+ * absent, except that it is known and may not be repeated: *ret_field is its row. A map is only checked to be
+ * one. -EINVAL and the reason: the key is no string, is repeated, or its value is not what the table says. */
+int toll_pair_take(struct toll_pairs *pairs, const msgpack_object *key, const msgpack_object *value,
+                   const struct toll_field **ret_field, char reason[static TOLL_REASON_MAX])
+    __attribute__((warn_unused_result));
+
+/* At the end: -EINVAL and the reason if a required key was not among the pairs, or the keys do not fit
+ * together. */
+int toll_pairs_check(const struct toll_pairs *pairs, char reason[static TOLL_REASON_MAX])
+    __attribute__((warn_unused_result));
+
+/* -EINVAL and the reason; `where` is "" or like "metadata: ". */
+int toll_refuse_repeated(enum toll_frame_type type, const char *where, const char *key, size_t size,
+                         char reason[static TOLL_REASON_MAX]);
+
+/* Whether a value is this string. */
+bool toll_value_is(const msgpack_object *value, const char *text);
+
+/* "an integer", "a string" … */
+const char *toll_value_kind(const msgpack_object *value);
+
+/* What a peer made up, fit for a reason: printable ASCII, the rest as \xNN, cut to fit. Returns out. */
+enum { TOLL_QUOTED_MAX = 80 };
+const char *toll_quote(const char *key, size_t size, char out[static TOLL_QUOTED_MAX]);
+
+#endif

@@ -1,0 +1,513 @@
+/* Tests of proto/encode and proto/decode beyond the vectors: random frames there and back, what the encoder
+ * refuses, hostile frames in bounded time, and what reasons may say. */
+#include <check.h>
+#include <errno.h>
+#include <math.h>
+#include <msgpack.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "proto/fields.h"
+#include "proto/frame.h"
+#include "proto/utf8.h"
+#include "proto/walk.h"
+
+static struct toll_decoder *decoder;
+static char reason[TOLL_REASON_MAX];
+static uint8_t bytes[TOLL_DATAGRAM_MAX];
+
+static void setup(void)
+{
+    decoder = toll_decoder_new();
+}
+
+static void teardown(void)
+{
+    toll_decoder_free(decoder);
+}
+
+#define STR(text) ((struct toll_str){text, sizeof(text) - 1})
+
+static void init_llm(struct toll_frame *frame)
+{
+    toll_frame_init(frame, TOLL_FRAME_LLM);
+    frame->has_session_id = true;
+    frame->provider = STR("openai");
+    frame->model = STR("gpt-4o");
+    frame->input_tokens = 10;
+    frame->output_tokens = 5;
+}
+
+static void init_usage(struct toll_frame *frame)
+{
+    toll_frame_init(frame, TOLL_FRAME_USAGE);
+    frame->has_session_id = true;
+    frame->meter = STR("sms");
+    frame->quantity_value = 1;
+}
+
+static void init_speech(struct toll_frame *frame)
+{
+    toll_frame_init(frame, TOLL_FRAME_TRANSCRIPT);
+    frame->has_session_id = true;
+    frame->role = STR("user");
+    frame->text = STR("Hello");
+}
+
+static void init_stream(struct toll_frame *frame)
+{
+    toll_frame_init(frame, TOLL_FRAME_STREAM);
+    frame->stream_seq = frame->stream_base = 1;
+}
+
+START_TEST(types_have_names)
+{
+    for (enum toll_frame_type type = TOLL_FRAME_SESSION_START; type <= TOLL_FRAME_STREAM; type++) {
+        const char *name = toll_frame_type_name(type);
+        ck_assert_int_eq(toll_frame_type_from_name(name, strlen(name)), type);
+        ck_assert_int_eq(toll_frame_type_from_name(name, strlen(name) - 1), 0);
+    }
+    ck_assert_str_eq(toll_frame_type_name(TOLL_FRAME_SESSION_START), "session_start");
+    ck_assert_str_eq(toll_frame_type_name(0), "unknown");
+    ck_assert_str_eq(toll_frame_type_name(TOLL_FRAME_STREAM + 1), "unknown");
+    ck_assert_int_eq(toll_frame_type_from_name("", 0), 0);
+    ck_assert_int_eq(toll_frame_type_from_name("unknown", 7), 0);
+}
+END_TEST
+
+/* --- random frames there and back; a failure prints the seed, TOLL_SEED=… repeats it --- */
+
+static unsigned seed;
+
+static unsigned random_below(unsigned n)
+{
+    return (unsigned)rand_r(&seed) % n;
+}
+
+static int64_t random_bits(unsigned bits)
+{
+    uint64_t n = (uint64_t)rand_r(&seed) << 60 ^ (uint64_t)rand_r(&seed) << 30 ^ (uint64_t)rand_r(&seed);
+    return (int64_t)(n & ((UINT64_C(1) << (1 + random_below(bits))) - 1));
+}
+
+static char pool[64][TOLL_NAME_MAX + 1]; /* the strings of one random frame */
+static unsigned pool_used;
+
+static struct toll_str random_str(void)
+{
+    static const char *const pieces[] = {"a", "Z", "\"", "\\", "\n", "ж", "您", "👋", "\x7f", " "};
+    char *text = pool[pool_used++];
+    uint32_t size = 0;
+
+    for (unsigned n = random_below(60); n > 0; n--) {
+        for (const char *c = pieces[random_below(10)]; *c; c++)
+            text[size++] = *c;
+    }
+    return (struct toll_str){text, size};
+}
+
+static void random_field(const struct toll_field *field, struct toll_frame *frame)
+{
+    void *at = (char *)frame + field->offset;
+
+    if (field->has)
+        *((bool *)frame + field->has) = true;
+    switch ((enum toll_kind)field->kind) {
+    case TOLL_KIND_TYPE:
+    case TOLL_KIND_MAP: /* JSON does not come back as msgpack; the vectors have maps */
+        break;
+    case TOLL_KIND_UUID:
+    case TOLL_KIND_BIN16:
+        for (int i = 0; i < 16; i++)
+            ((uint8_t *)at)[i] = (uint8_t)rand_r(&seed);
+        break;
+    case TOLL_KIND_TIME:
+        *(int64_t *)at = random_below(2) ? random_bits(62) : -random_bits(62);
+        break;
+    case TOLL_KIND_NAME:
+    case TOLL_KIND_TEXT:
+        *(struct toll_str *)at = random_str();
+        break;
+    case TOLL_KIND_COUNT:
+        *(int32_t *)at = (int32_t)random_bits(30);
+        break;
+    case TOLL_KIND_NUMBER:
+        *(uint64_t *)at = (uint64_t)random_bits(62);
+        break;
+    case TOLL_KIND_DURATION:
+        *(int64_t *)at = random_bits(50);
+        break;
+    case TOLL_KIND_QUANTITY:
+        frame->quantity_value = (double)random_bits(60) / (random_below(2) ? 1 : 1e3);
+        break;
+    case TOLL_KIND_BOOL:
+        *(bool *)at = random_below(2);
+        break;
+    }
+}
+
+static void random_frame(struct toll_frame *frame)
+{
+    toll_frame_init(frame, 1 + random_below(TOLL_FRAME_STREAM));
+    pool_used = 0;
+    for (unsigned i = 0; i < TOLL_FIELDS; i++) {
+        const struct toll_field *field = &toll_fields[i];
+        unsigned bit = TOLL_TYPE_BIT(frame->type);
+        if ((field->required & bit) || ((field->optional & bit) && random_below(2)))
+            random_field(field, frame);
+    }
+    /* The rules that tie keys together. */
+    if (frame->type == TOLL_FRAME_TRANSCRIPT)
+        frame->role = random_below(2) ? STR("user") : STR("assistant");
+    if (frame->type == TOLL_FRAME_USAGE && !frame->account.ptr)
+        frame->has_session_id = true;
+    if (frame->type == TOLL_FRAME_SESSION_END && !frame->finish_reason.ptr)
+        frame->finish_reason = STR("end");
+    if (frame->type == TOLL_FRAME_LLM) {
+        frame->cached_input_tokens = frame->input_tokens;
+        frame->cache_write_tokens = TOLL_ABSENT;
+        frame->audio_input_tokens = frame->cached_audio_tokens = frame->input_tokens / 2;
+        frame->reasoning_tokens = frame->output_tokens;
+        frame->audio_output_tokens = frame->output_tokens / 3;
+    }
+    if (frame->type == TOLL_FRAME_STREAM) {
+        frame->stream_seq &= TOLL_SEQ_MAX >> 1;
+        frame->stream_seq += 2;
+        frame->stream_base = 1 + frame->stream_seq / 2;
+        frame->stream_count %= TOLL_DATAGRAM_MAX;
+    }
+}
+
+static bool same_str(const struct toll_str *a, const struct toll_str *b)
+{
+    if (!a->ptr || !b->ptr)
+        return !a->ptr && !b->ptr;
+    return a->len == b->len && memcmp(a->ptr, b->ptr, a->len) == 0;
+}
+
+static bool same_field(const struct toll_field *field, const struct toll_frame *a, const struct toll_frame *b)
+{
+    const void *x = (const char *)a + field->offset, *y = (const char *)b + field->offset;
+
+    if (field->has && *((const bool *)a + field->has) != *((const bool *)b + field->has))
+        return false;
+    switch ((enum toll_kind)field->kind) {
+    case TOLL_KIND_TYPE:
+        return a->type == b->type;
+    case TOLL_KIND_UUID:
+    case TOLL_KIND_BIN16:
+        return memcmp(x, y, 16) == 0;
+    case TOLL_KIND_NAME:
+    case TOLL_KIND_TEXT:
+    case TOLL_KIND_MAP:
+        return same_str(x, y);
+    case TOLL_KIND_COUNT:
+        return *(const int32_t *)x == *(const int32_t *)y;
+    case TOLL_KIND_TIME:
+    case TOLL_KIND_NUMBER:
+    case TOLL_KIND_DURATION:
+        return *(const int64_t *)x == *(const int64_t *)y;
+    case TOLL_KIND_QUANTITY:
+        return a->quantity_value == b->quantity_value && strtod(b->quantity, NULL) == a->quantity_value;
+    case TOLL_KIND_BOOL:
+        return *(const bool *)x == *(const bool *)y;
+    }
+    return false;
+}
+
+START_TEST(random_frames_come_back)
+{
+    struct toll_frame sent, found;
+    size_t size;
+
+    const char *text = getenv("TOLL_SEED");
+    unsigned first = text ? (unsigned)strtoul(text, NULL, 10) : (unsigned)time(NULL);
+    for (unsigned round = 0; round < 5000; round++) {
+        seed = first + round;
+        random_frame(&sent);
+        int r = toll_frame_encode(&sent, bytes, sizeof(bytes));
+        ck_assert_msg(r > 0, "TOLL_SEED=%u: encoding returned %d", first + round, r);
+        ck_assert_int_eq(toll_walk(bytes, (size_t)r, &size), 0);
+        ck_assert_uint_eq(size, (size_t)r);
+        r = toll_frame_decode(decoder, bytes, size, &found, reason);
+        ck_assert_msg(r == 0, "TOLL_SEED=%u: decoding returned %d: %s", first + round, r, reason);
+        ck_assert_uint_eq(found.replaced, 0);
+        for (unsigned i = 0; i < TOLL_FIELDS; i++)
+            if ((toll_fields[i].required | toll_fields[i].optional) & TOLL_TYPE_BIT(sent.type))
+                ck_assert_msg(same_field(&toll_fields[i], &sent, &found), "TOLL_SEED=%u: %s of %s", first + round,
+                              toll_fields[i].name, toll_frame_type_name(sent.type));
+    }
+}
+END_TEST
+
+/* --- the encoder --- */
+
+START_TEST(encode_needs_room_for_all)
+{
+    struct toll_frame frame;
+
+    init_llm(&frame);
+    int size = toll_frame_encode(&frame, bytes, sizeof(bytes));
+    ck_assert_int_gt(size, 0);
+    for (int cap = 0; cap < size; cap++) {
+        uint8_t *exact = malloc((size_t)cap + 1);
+        ck_assert_int_eq(toll_frame_encode(&frame, exact, (size_t)cap), -ENOBUFS);
+        free(exact);
+    }
+    ck_assert_int_eq(toll_frame_encode(&frame, bytes, (size_t)size), size);
+
+    init_speech(&frame); /* and no room helps where a datagram has none */
+    char *text = calloc(1, TOLL_DATAGRAM_MAX), *room = malloc(2 * (size_t)TOLL_DATAGRAM_MAX);
+    frame.text = (struct toll_str){text, TOLL_DATAGRAM_MAX};
+    ck_assert_int_eq(toll_frame_encode(&frame, room, 2 * (size_t)TOLL_DATAGRAM_MAX), -ENOBUFS);
+    free(text);
+    free(room);
+}
+END_TEST
+
+#define REFUSED(init, change)                                                                                          \
+    do {                                                                                                               \
+        struct toll_frame f;                                                                                           \
+        init(&f);                                                                                                      \
+        ck_assert_int_gt(toll_frame_encode(&f, bytes, sizeof(bytes)), 0);                                              \
+        change;                                                                                                        \
+        ck_assert_int_eq(toll_frame_encode(&f, bytes, sizeof(bytes)), -EINVAL);                                        \
+    } while (0)
+
+START_TEST(encode_refuses_what_no_daemon_takes)
+{
+    static char long_name[TOLL_NAME_MAX + 1];
+
+    REFUSED(init_llm, f.type = 0);
+    REFUSED(init_llm, f.type = TOLL_FRAME_STREAM + 1);
+    REFUSED(init_llm, f.has_session_id = false);
+    REFUSED(init_llm, f.provider.ptr = NULL);
+    REFUSED(init_llm, f.input_tokens = TOLL_ABSENT);
+    REFUSED(init_llm, f.input_tokens = -2);
+    REFUSED(init_llm, f.reasoning_tokens = -5);
+    REFUSED(init_llm, f.reasoning_tokens = 6);
+    REFUSED(init_llm, f.cached_input_tokens = 11);
+    REFUSED(init_llm, f.cached_audio_tokens = 1);
+    REFUSED(init_llm, f.ttfb_us = -2);
+    REFUSED(init_llm, f.duration_us = TOLL_DURATION_MAX + 1);
+    REFUSED(init_llm, f.agent = ((struct toll_str){long_name, TOLL_NAME_MAX + 1}));
+    REFUSED(init_llm, f.raw_json = STR("\x90"));
+    REFUSED(init_llm, f.raw_json = STR(""));
+    REFUSED(init_usage, f.has_session_id = false);
+    REFUSED(init_usage, f.quantity_value = TOLL_ABSENT);
+    REFUSED(init_usage, f.quantity_value = -0.001);
+    REFUSED(init_usage, f.quantity_value = NAN);
+    REFUSED(init_usage, f.quantity_value = INFINITY);
+    REFUSED(init_speech, f.role = STR("system"));
+    REFUSED(init_speech, f.text.ptr = NULL);
+    REFUSED(init_stream, f.stream_base = 0);
+    REFUSED(init_stream, f.stream_base = 2);
+    REFUSED(init_stream, f.stream_seq = TOLL_SEQ_MAX + 1);
+    REFUSED(init_stream, f.stream_count = TOLL_DATAGRAM_MAX + 1);
+    REFUSED(init_stream, (f.stream_seq = TOLL_SEQ_MAX, f.stream_count = 2));
+}
+END_TEST
+
+START_TEST(encode_takes_the_limits)
+{
+    static char long_name[TOLL_NAME_MAX];
+    struct toll_frame frame, found;
+
+    init_llm(&frame);
+    frame.input_tokens = frame.output_tokens = frame.cached_input_tokens = frame.reasoning_tokens = TOLL_COUNT_MAX;
+    frame.duration_us = TOLL_DURATION_MAX;
+    frame.ttfb_us = 0;
+    memset(long_name, 'x', sizeof(long_name));
+    frame.agent = (struct toll_str){long_name, sizeof(long_name)};
+    frame.text = STR("not a field of llm, so it is not looked at");
+    int size = toll_frame_encode(&frame, bytes, sizeof(bytes));
+    ck_assert_int_gt(size, 0);
+    ck_assert_int_eq(toll_frame_decode(decoder, bytes, (size_t)size, &found, reason), 0);
+    ck_assert_int_eq(found.duration_us, TOLL_DURATION_MAX);
+    ck_assert_int_eq(found.ttfb_us, 0);
+    ck_assert_int_eq(found.input_tokens, TOLL_COUNT_MAX);
+    ck_assert_ptr_null(found.text.ptr);
+    ck_assert_ptr_null(found.raw_json.ptr);
+}
+END_TEST
+
+/* What the limit of durations rests on: milliseconds stored as float8 give back the same microseconds, in C
+ * and in SQL. */
+START_TEST(durations_survive_milliseconds)
+{
+    for (int64_t us = TOLL_DURATION_MAX; us > TOLL_DURATION_MAX - 100000; us--) {
+        double ms = (double)us / 1000.0;
+        ck_assert_int_eq(llround(ms * 1000.0), us);
+        ck_assert_int_eq((int64_t)rint(ms * 1000.0), us);
+    }
+}
+END_TEST
+
+/* --- the decoder --- */
+
+START_TEST(decode_takes_one_frame_only)
+{
+    struct toll_frame frame, found;
+
+    init_llm(&frame);
+    int size = toll_frame_encode(&frame, bytes, sizeof(bytes));
+    bytes[size] = 0xc0;
+    ck_assert_int_eq(toll_frame_decode(decoder, bytes, (size_t)size + 1, &found, reason), -EBADMSG);
+    ck_assert_str_eq(reason, "malformed msgpack");
+    ck_assert_int_eq(toll_frame_decode(decoder, bytes, 0, &found, reason), -EBADMSG);
+    ck_assert_int_eq(toll_frame_decode(decoder, bytes, (size_t)size, &found, reason), 0);
+    ck_assert_str_eq(reason, "");
+}
+END_TEST
+
+struct builder {
+    size_t size;
+    uint32_t pairs;
+};
+
+static void put(struct builder *b, const void *data, size_t size)
+{
+    ck_assert_uint_le(b->size + size, sizeof(bytes));
+    memcpy(bytes + b->size, data, size);
+    b->size += size;
+}
+
+static void put_head(struct builder *b, uint8_t first, uint32_t count)
+{
+    put(b, (uint8_t[]){first, (uint8_t)(count >> 8), (uint8_t)count}, 3);
+}
+
+static const char gap[] = "\xa4type\xa3gap\xa5"
+                          "count\x01";
+
+static void put_keys(struct builder *b, int n, int repeat)
+{
+    for (int i = 0; i < n; i++) {
+        char key[8];
+        snprintf(key, sizeof(key), "\xa4%04x", (unsigned)(i == n - 1 && repeat >= 0 ? repeat : i) & 0xffff);
+        put(b, key, 5);
+        put(b, "\xc0", 1);
+    }
+}
+
+/* 10,000 keys that are not known, ones that repeat, and as many in `raw`, a hundred times over: quadratic
+ * work would take minutes. */
+START_TEST(decode_of_hostile_keys_is_quick)
+{
+    struct toll_frame found;
+
+    for (int round = 0; round < 100; round++) {
+        struct builder b = {0};
+        put_head(&b, 0xde, 2 + 10000);
+        put(&b, gap, sizeof(gap) - 1);
+        put_keys(&b, 10000, round % 2 ? 0 : -1);
+        ck_assert_int_eq(toll_frame_decode(decoder, bytes, b.size, &found, reason), round % 2 ? -EINVAL : 0);
+        ck_assert_str_eq(reason, round % 2 ? "gap: repeated key \"0000\"" : "");
+
+        static const char usage[] = "\xa4type\xa5usage\xa5meter\xa1m\xa8quantity\x01\xa7"
+                                    "account\xa1"
+                                    "a\xa3raw";
+        b = (struct builder){0};
+        put_head(&b, 0xde, 5 + 5000);
+        put(&b, usage, sizeof(usage) - 1);
+        put_head(&b, 0xde, 5000);
+        put_keys(&b, 5000, -1);
+        put_keys(&b, 5000, -1);
+        ck_assert_int_eq(toll_frame_decode(decoder, bytes, b.size, &found, reason), 0);
+        ck_assert_ptr_nonnull(memmem(found.raw_json.ptr, found.raw_json.len, "\"frame.1387\"", 12));
+    }
+}
+END_TEST
+
+START_TEST(decode_of_bad_text_stays_within_its_memory)
+{
+    struct toll_frame frame, found;
+    static char text[TOLL_DATAGRAM_MAX - 100];
+
+    init_speech(&frame);
+    memset(text, 0xff, sizeof(text));
+    frame.text = (struct toll_str){text, sizeof(text)};
+    int size = toll_frame_encode(&frame, bytes, sizeof(bytes));
+    ck_assert_int_gt(size, 0);
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(toll_frame_decode(decoder, bytes, (size_t)size, &found, reason), 0);
+        ck_assert_uint_eq(found.text.len, 3 * sizeof(text));
+        ck_assert(toll_utf8_clean(found.text.ptr, found.text.len));
+        ck_assert_uint_eq(found.replaced, 1);
+    }
+}
+END_TEST
+
+/* Whatever is wrong with a transcript or with metadata, the reason does not repeat what was said. */
+#define SPEECH                                                                                                         \
+    "\xa4type\xaatranscript\xaasession_id\xc4\x10"                                                                     \
+    "ABCDEFGHIJKLMNOP"
+#define START "\xa4type\xadsession_start\xaasession_id\xc4\x10ZBCDEFGHIJKLMNOP"
+
+START_TEST(reasons_keep_secrets)
+{
+    static const struct {
+        const char *bytes, *reason;
+    } cases[] = {
+        {"\x84" SPEECH "\xa4text\xa6SECRET\xa4role\xa6SECRET", "transcript: role: must be \"user\" or \"assistant\""},
+        {"\x83" SPEECH "\xa4text\x91\xa6SECRET", "transcript: text: expected a string, got an array"},
+        {"\x84" SPEECH "\xa4text\xa6SECRET\xa4text\xa6SECRET", "transcript: repeated key \"text\""},
+        {"\x83" START "\xa8metadata\xa6SECRET", "session_start: metadata: expected a map, got a string"},
+        {"\x83" START "\xa8metadata\x82\xa1k\xa6SECRET\xa1k\xa6SECRET", "session_start: metadata: repeated key \"k\""},
+        {"\x83" START "\xa8metadata\x81\x91\xa6SECRET\xc0", "session_start: metadata: a key is a map or an array"},
+    };
+    struct toll_frame found;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        int r = toll_frame_decode(decoder, cases[i].bytes, strlen(cases[i].bytes), &found, reason);
+        ck_assert_int_eq(r, -EINVAL);
+        ck_assert_str_eq(reason, cases[i].reason);
+    }
+}
+END_TEST
+
+START_TEST(reasons_are_short_and_printable)
+{
+    struct toll_frame found;
+
+    for (int length = 0; length < 300; length++) {
+        struct builder b = {0};
+        put(&b, "\x81\xa4type", 6);
+        put_head(&b, 0xda, (uint32_t)length);
+        for (int i = 0; i < length; i++)
+            put(&b, &(char){(char)(i * 7)}, 1);
+        ck_assert_int_eq(toll_frame_decode(decoder, bytes, b.size, &found, reason), -EINVAL);
+        ck_assert_uint_lt(strlen(reason), 128);
+        for (const char *c = reason; *c; c++)
+            ck_assert(*c >= 0x20 && *c < 0x7f);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("frame");
+    TCase *tcase = tcase_create("frame");
+    SRunner *runner = srunner_create(suite);
+
+    tcase_set_timeout(tcase, 20);
+    tcase_add_checked_fixture(tcase, setup, teardown);
+    tcase_add_test(tcase, types_have_names);
+    tcase_add_test(tcase, random_frames_come_back);
+    tcase_add_test(tcase, encode_needs_room_for_all);
+    tcase_add_test(tcase, encode_refuses_what_no_daemon_takes);
+    tcase_add_test(tcase, encode_takes_the_limits);
+    tcase_add_test(tcase, durations_survive_milliseconds);
+    tcase_add_test(tcase, decode_takes_one_frame_only);
+    tcase_add_test(tcase, decode_of_hostile_keys_is_quick);
+    tcase_add_test(tcase, decode_of_bad_text_stays_within_its_memory);
+    tcase_add_test(tcase, reasons_keep_secrets);
+    tcase_add_test(tcase, reasons_are_short_and_printable);
+    suite_add_tcase(suite, tcase);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
