@@ -1,0 +1,139 @@
+-- Roles and their privileges. tolld --migrate runs this after the rest; where it may not, it says so and a superuser
+-- runs it:
+--     psql -d DATABASE -f roles.sql
+-- Idempotent. Roles are those of the whole cluster; they can't log in, they are granted: GRANT toll_ingest TO ...
+--
+--   toll_owner        owns everything. Whoever migrates, drops partitions or erases is a member.
+--   toll_ingest       what tolld needs, and no more: it can't read what was said, nor change or delete stored events.
+--   toll_reader       reads sessions, events, views and bookkeeping; not what was said, nor the bytes in quarantine.
+--   toll_transcripts  toll_reader, and what was said.
+
+DO $$
+DECLARE
+    wanted text;
+    may    boolean := (SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user);
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['toll_owner', 'toll_ingest', 'toll_reader', 'toll_transcripts'] LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = wanted);
+        IF NOT may THEN
+            RAISE NOTICE 'toll: % may not create role %: let a superuser run roles.sql in this database',
+                current_user, wanted;
+            RETURN;
+        END IF;
+        BEGIN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL; -- another database's migration was first
+        END;
+    END LOOP;
+    IF may AND NOT pg_has_role('toll_transcripts', 'toll_reader', 'MEMBER') THEN
+        GRANT toll_reader TO toll_transcripts;
+    END IF;
+    -- Lets tolld check a foreign key once per session instead of once per row.
+    IF NOT has_parameter_privilege('toll_ingest', 'session_replication_role', 'SET') THEN
+        GRANT SET ON PARAMETER session_replication_role TO toll_ingest;
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE NOTICE 'toll: %: tolld will check foreign keys row by row until a superuser runs roles.sql', SQLERRM;
+END $$;
+
+-- Everything to toll_owner. Whoever owned it so far becomes a member: tolld may be running as him.
+DO $$
+DECLARE
+    old_owner text := (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'toll');
+    object    record;
+BEGIN
+    IF old_owner IS NULL OR NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'toll_owner') THEN
+        RETURN;
+    ELSIF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        IF old_owner <> 'toll_owner' THEN
+            RAISE NOTICE 'toll: the tables stay with %: only a superuser gives them to toll_owner', old_owner;
+        END IF;
+        RETURN;
+    END IF;
+    IF NOT pg_has_role(old_owner, 'toll_owner', 'MEMBER') THEN
+        EXECUTE format('GRANT toll_owner TO %I', old_owner);
+    END IF;
+    -- For the views and tables of later migrations.
+    GRANT USAGE, CREATE ON SCHEMA public TO toll_owner;
+    FOR object IN
+        SELECT 'SCHEMA' AS kind, 'toll' AS name WHERE old_owner <> 'toll_owner'
+        UNION ALL
+        SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass::text
+        FROM pg_class c
+        WHERE pg_get_userbyid(c.relowner) <> 'toll_owner'
+          AND c.relkind IN ('r', 'p', 'v', 'S')
+          AND (c.relnamespace = 'toll'::regnamespace
+               OR c.oid IN (to_regclass('public.billing_sessions'), to_regclass('public.billing_events'),
+                            to_regclass('public.session_transcripts'), to_regclass('public.session_totals'),
+                            to_regclass('public.live_sessions'), to_regclass('public.model_usage'),
+                            to_regclass('public.model_usage_daily')))
+          -- A serial column's sequence follows its table.
+          AND NOT EXISTS (SELECT FROM pg_depend d
+                          WHERE c.relkind = 'S' AND d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                            AND d.deptype IN ('a', 'i'))
+        UNION ALL
+        SELECT 'FUNCTION', p.oid::regprocedure::text
+        FROM pg_proc p
+        WHERE p.pronamespace = 'toll'::regnamespace AND pg_get_userbyid(p.proowner) <> 'toll_owner'
+    LOOP
+        EXECUTE format('ALTER %s %s OWNER TO toll_owner', object.kind, object.name);
+    END LOOP;
+END $$;
+
+DO $$
+BEGIN
+    IF to_regclass('toll.removed_rows') IS NULL OR EXISTS (
+        SELECT FROM unnest(ARRAY['toll_ingest', 'toll_reader', 'toll_transcripts']) AS wanted
+        WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted)) THEN
+        RETURN; -- before the first migration, or without the roles
+    ELSIF NOT pg_has_role(current_user, (SELECT nspowner FROM pg_namespace WHERE nspname = 'toll'), 'USAGE') THEN
+        RAISE NOTICE 'toll: % does not own schema toll and can''t grant privileges in it', current_user;
+        RETURN;
+    END IF;
+
+    REVOKE ALL ON ALL TABLES IN SCHEMA toll FROM toll_ingest, toll_reader, toll_transcripts;
+    REVOKE ALL ON ALL SEQUENCES IN SCHEMA toll FROM toll_ingest, toll_reader, toll_transcripts;
+    REVOKE ALL ON ALL FUNCTIONS IN SCHEMA toll FROM toll_ingest, toll_reader, toll_transcripts;
+    REVOKE ALL ON public.billing_sessions, public.billing_events, public.session_transcripts
+        FROM toll_ingest, toll_reader, toll_transcripts;
+    GRANT USAGE ON SCHEMA toll TO toll_ingest, toll_reader;
+
+    -- Both: what says where toll stands, and the proof.
+    GRANT SELECT ON toll.migrations, toll.meta, toll.journals, toll.streams, toll.batches, toll.gaps, toll.removed_rows,
+        toll.session_sums, toll.stream_holes, toll.journal_status, toll.quarantine_summary, toll.partitions
+        TO toll_ingest, toll_reader;
+    GRANT SELECT ON public.billing_sessions, public.billing_events TO toll_ingest, toll_reader;
+    GRANT SELECT ON public.session_totals, public.live_sessions, public.model_usage, public.model_usage_daily
+        TO toll_ingest, toll_reader;
+    GRANT SELECT (id, session_id, turn_id, role, language, interrupted, occurred_at, occurred_at_reported, batch_id)
+        ON public.session_transcripts TO toll_ingest, toll_reader;
+    GRANT SELECT (id, batch_id, journal_id, lsn, frame_index, stream_id, seq, uid, pid, received_at, reason)
+        ON toll.quarantine TO toll_ingest, toll_reader;
+    GRANT EXECUTE ON FUNCTION toll.verify(timestamptz), toll.verify_rows_query(name, regclass)
+        TO toll_ingest, toll_reader;
+
+    GRANT INSERT, UPDATE ON toll.journals TO toll_ingest;
+    GRANT INSERT, UPDATE, DELETE ON toll.streams TO toll_ingest;
+    GRANT INSERT ON toll.batches, toll.quarantine, toll.gaps TO toll_ingest;
+    GRANT INSERT, UPDATE ON public.billing_sessions TO toll_ingest;
+    GRANT INSERT ON public.billing_events, public.session_transcripts TO toll_ingest;
+    GRANT SELECT (bytes) ON toll.quarantine TO toll_ingest;
+    GRANT USAGE ON SEQUENCE toll.batch_id_seq, toll.quarantine_id_seq, toll.gaps_id_seq, public.billing_events_id_seq,
+        public.session_transcripts_id_seq TO toll_ingest;
+    GRANT EXECUTE ON FUNCTION toll.recompute_totals(uuid[]), toll.make_partition(date), toll.make_partitions(integer)
+        TO toll_ingest;
+
+    GRANT SELECT ON public.session_transcripts TO toll_transcripts;
+END $$;
+
+DO $$
+BEGIN
+    IF to_regrole('toll_ingest') IS NOT NULL THEN
+        -- tolld gathers session rows in a temporary table.
+        EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO toll_ingest', current_database());
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO toll_reader, toll_transcripts', current_database());
+    END IF;
+EXCEPTION WHEN insufficient_privilege OR undefined_object THEN
+    NULL; -- PUBLIC has both, unless somebody took them away
+END $$;
