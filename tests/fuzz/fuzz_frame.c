@@ -1,0 +1,34 @@
+/* Fuzzes what the writer does with a datagram: the walk through its frames and the decoding of each. */
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "proto/frame.h"
+#include "proto/utf8.h"
+#include "proto/walk.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct toll_decoder *decoder;
+    struct toll_frame frame;
+    char reason[TOLL_REASON_MAX];
+    const void *bytes;
+    size_t pos = 0, frame_size;
+    int step;
+
+    if (!decoder)
+        decoder = toll_decoder_new();
+    while ((step = toll_walk_next(data, size, &pos, &bytes, &frame_size)) != 0) {
+        int r = toll_frame_decode(decoder, bytes, frame_size, &frame, reason);
+        assert((r == -EBADMSG) == (step < 0));
+        assert(r == 0 || r == -EINVAL || r == -EBADMSG);
+        assert((r == 0) == (strlen(reason) == 0));
+        if (r == 0 && frame.raw_json.ptr)
+            assert(toll_utf8_clean(frame.raw_json.ptr, frame.raw_json.len));
+        if (r == 0 && frame.text.ptr)
+            assert(toll_utf8_clean(frame.text.ptr, frame.text.len));
+    }
+    return 0;
+}
