@@ -1,0 +1,340 @@
+/* See sender.h. send_all() tells the story: it asks what is due, connects, composes a
+ * datagram, sends it, and accounts for what became of it, until nothing is due. */
+#include "client/sender.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static uint64_t clock_read_us(clockid_t id)
+{
+    struct timespec now;
+    clock_gettime(id, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+static uint64_t boot_us(void)
+{
+    return clock_read_us(CLOCK_BOOTTIME);
+}
+
+/* Everything that a new stream begins with. */
+static void sender_begin(struct toll_sender *s)
+{
+    pthread_mutex_init(&s->lock, NULL);
+    toll_ring_init(&s->ring, s->ring.data, s->ring.size);
+    s->acks = (struct toll_acks){0};
+    s->stats = (struct toll_stats){0};
+    s->gap_count = 0;
+    s->progress_us = s->attached_us = s->sent_us = s->blocked_until_us = s->connections = 0;
+    s->resend_wait_us = TOLL_RESEND_WAIT_MIN_US;
+    s->sending = s->rewind = false;
+    s->attach = true;
+    memcpy(&s->link.random, s->stream_id, sizeof s->link.random);
+    s->link.random |= 1;
+}
+
+int toll_sender_init(struct toll_sender *s, const char *path, const char *client, void *ring, size_t ring_bytes)
+{
+    s->clock_us = boot_us;
+    s->ring.data = ring;
+    s->ring.size = ring_bytes;
+    s->page = (struct toll_ackpage){.fd = -1};
+    snprintf(s->client, sizeof s->client, "%s", client);
+
+    int r = toll_id_random(s->stream_id);
+    if (r < 0)
+        return r;
+    if ((r = toll_link_init(&s->link, path)) < 0 || (r = toll_link_datagram_max()) < 0)
+        return r;
+    s->frames_max = (size_t)r - TOLL_ENVELOPE_MAX;
+    s->frame_max = ring_bytes - TOLL_GAP_RESERVE - TOLL_RING_HEADER;
+    if (s->frame_max > s->frames_max)
+        s->frame_max = s->frames_max;
+    if ((r = toll_ackpage_make(&s->page)) < 0)
+        return r;
+    sender_begin(s);
+    if (toll_link_connect(&s->link, s->clock_us()) == 0)
+        s->connections = 1;
+    return 0;
+}
+
+void toll_sender_reborn(struct toll_sender *s)
+{
+    toll_link_done(&s->link);
+    toll_ackpage_done(&s->page); /* a new one is made with the first datagram */
+    if (toll_id_random(s->stream_id) < 0) {
+        /* a sandbox without getrandom(): at least never the parent's id, nor a sibling's */
+        uint64_t id[2];
+        memcpy(id, s->stream_id, sizeof id);
+        id[0] ^= (uint64_t)getpid() << 32 ^ boot_us();
+        id[1] ^= clock_read_us(CLOCK_REALTIME);
+        memcpy(s->stream_id, id, sizeof id);
+    }
+    sender_begin(s);
+}
+
+void toll_sender_done(struct toll_sender *s)
+{
+    toll_link_done(&s->link);
+    toll_ackpage_done(&s->page);
+    pthread_mutex_destroy(&s->lock);
+}
+
+/* Takes in what the daemon has said. Any thread, under the lock: frames that are being sent are pinned in the
+ * ring. */
+static void collect_acks(struct toll_sender *s, uint64_t now)
+{
+    struct toll_acks acks;
+    if (!toll_ackpage_read(&s->page, &acks))
+        return;
+    if (acks.epoch != s->acks.epoch && s->acks.epoch != 0)
+        s->rewind = true;
+    s->acks = acks;
+
+    uint64_t own = 0, freed = toll_ring_ack(&s->ring, acks.acked, &own);
+    if (freed == 0)
+        return;
+    s->stats.acked += freed - own;
+    s->progress_us = now;
+    s->resend_wait_us = TOLL_RESEND_WAIT_MIN_US;
+}
+
+static void append(struct toll_sender *s, const void *frame, size_t size, bool own, uint64_t now)
+{
+    if (toll_ring_count(&s->ring) == 0) {
+        s->progress_us = now;
+        s->resend_wait_us = TOLL_RESEND_WAIT_MIN_US;
+    }
+    toll_ring_put(&s->ring, frame, size, own);
+}
+
+/* Turns the refusals counted so far into a gap frame if there is room for it and, unless it is urgent, for
+ * the next one too. */
+static void write_gap(struct toll_sender *s, bool urgent, uint64_t now)
+{
+    if (s->gap_count == 0 || toll_ring_free_bytes(&s->ring) < (size_t)(urgent ? 1 : 2) * TOLL_GAP_RESERVE)
+        return;
+    struct toll_frame gap;
+    uint8_t bytes[TOLL_GAP_RESERVE - TOLL_RING_HEADER];
+    toll_frame_init(&gap, TOLL_FRAME_GAP);
+    gap.gap_count = s->gap_count;
+    gap.gap_since_us = s->gap_since_us;
+    gap.gap_until_us = s->gap_until_us;
+    int size = toll_frame_encode(&gap, bytes, sizeof bytes);
+    assert(size > 0);
+    append(s, bytes, (size_t)size, true, now);
+    s->gap_count = 0;
+    s->stats.gaps++;
+}
+
+int toll_sender_put(struct toll_sender *s, const void *frame, size_t size)
+{
+    uint64_t now = s->clock_us();
+    if (size > s->frame_max) {
+        s->stats.refused_too_large++;
+        return -EMSGSIZE;
+    }
+    collect_acks(s, now);
+    write_gap(s, false, now);
+    if (size + TOLL_RING_HEADER + TOLL_GAP_RESERVE > toll_ring_free_bytes(&s->ring)) {
+        s->gap_until_us = (int64_t)clock_read_us(CLOCK_REALTIME);
+        if (s->gap_count++ == 0)
+            s->gap_since_us = s->gap_until_us;
+        s->stats.refused_full++;
+        return -ENOBUFS;
+    }
+    append(s, frame, size, false, now);
+    s->stats.recorded++;
+    return 0;
+}
+
+static bool heartbeat_stale(const struct toll_sender *s, uint64_t now)
+{
+    int64_t age_ms = (int64_t)(now / 1000 - s->acks.heartbeat_ms);
+    return age_ms > TOLL_HEARTBEAT_STALE_US / 1000 || age_ms < -TOLL_HEARTBEAT_STALE_US / 1000;
+}
+
+/* Whether a datagram is due, which may be one that only attaches the page. Rewinds the ring where frames must
+ * go out again. */
+static bool send_due(struct toll_sender *s, bool urgent, uint64_t now)
+{
+    struct toll_ring *ring = &s->ring;
+    bool kept = toll_ring_count(ring) > 0;
+
+    if (s->rewind) { /* the daemon restarted: it may have read frames that it never made durable */
+        toll_ring_rewind(ring);
+        s->rewind = false;
+    }
+    if (urgent && s->resend_wait_us > TOLL_RESEND_WAIT_URGENT_US)
+        s->resend_wait_us = TOLL_RESEND_WAIT_URGENT_US;
+    if (kept && now - s->progress_us >= s->resend_wait_us) {
+        toll_ring_rewind(ring);
+        s->attach = true;
+        s->progress_us = now;
+        s->resend_wait_us = toll_backoff(s->resend_wait_us, TOLL_RESEND_WAIT_MAX_US, &s->link.random);
+    }
+    if (s->attached_us != 0 && now - s->attached_us >= TOLL_HEARTBEAT_STALE_US && heartbeat_stale(s, now))
+        s->attach = true;
+
+    if (now < s->blocked_until_us)
+        return false;
+    if (s->attach)
+        return kept || s->attached_us != 0;
+    uint64_t queued = toll_ring_queued_bytes(ring);
+    if (queued == 0 || s->acks.state == TOLL_DAEMON_STOPPING)
+        return false; /* a daemon that stops does not say when its successor is up: the resend timer asks */
+    return s->acks.state != TOLL_DAEMON_BUSY || urgent || queued >= TOLL_BUSY_BYTES ||
+           now - s->sent_us >= TOLL_BUSY_WAIT_US;
+}
+
+/* Fills iov with an envelope and the frames from the cursor on, which stay pinned; returns how many frames.
+ */
+static uint32_t compose(struct toll_sender *s, int *ret_iovs)
+{
+    struct toll_frame envelope;
+    toll_frame_init(&envelope, TOLL_FRAME_STREAM);
+    uint32_t frames = toll_ring_take(&s->ring, s->iov + 1, TOLL_SEND_IOVS - 1, s->frames_max, ret_iovs);
+    memcpy(envelope.stream_id, s->stream_id, sizeof envelope.stream_id);
+    envelope.stream_seq = s->ring.cursor_seq;
+    envelope.stream_base = s->ring.head_seq;
+    envelope.stream_count = frames;
+    if (s->attach)
+        envelope.client = (struct toll_str){s->client, (uint32_t)strlen(s->client)};
+    int size = toll_frame_encode(&envelope, s->envelope, sizeof s->envelope);
+    assert(size > 0);
+    s->iov[0] = (struct iovec){s->envelope, (size_t)size};
+    *ret_iovs += 1;
+    return frames;
+}
+
+/* Accounts for a datagram of `frames` frames that sendmsg took, or did not. */
+static void settle(struct toll_sender *s, int result, uint32_t frames, bool attached, uint64_t now)
+{
+    s->stats.resent += toll_ring_settle(&s->ring, result == 0 ? frames : 0);
+    if (result == 0) {
+        s->stats.datagrams++;
+        s->sent_us = now;
+        if (attached) {
+            s->attach = false;
+            s->attached_us = now;
+        }
+    } else if (result == -EAGAIN) {
+        s->stats.blocked++;
+        s->blocked_until_us = now + TOLL_BLOCKED_WAIT_US;
+    }
+}
+
+/* Makes sure that there are a page and a connected socket. Called without the lock by the thread that is
+ * sending; takes it for what others read. 0 or -errno: not now. */
+static int make_ready(struct toll_sender *s, uint64_t now)
+{
+    if (!s->page.map) {
+        struct toll_ackpage page = {.fd = -1};
+        int r = toll_ackpage_make(&page);
+        if (r < 0)
+            return r;
+        pthread_mutex_lock(&s->lock);
+        s->page = page;
+        pthread_mutex_unlock(&s->lock);
+    }
+    if (s->link.fd >= 0)
+        return 0;
+    int r = toll_link_connect(&s->link, now);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&s->lock);
+    /* what the old socket's queue held may be gone, and a new daemon knows nothing of us */
+    toll_ring_rewind(&s->ring);
+    s->attach = true;
+    s->connections++;
+    pthread_mutex_unlock(&s->lock);
+    return 0;
+}
+
+/* Sends until nothing is due. Called and left with the lock held, which it gives up around system calls; the only
+ * one at it. */
+static void send_all(struct toll_sender *s, bool urgent)
+{
+    for (int budget = TOLL_SEND_BUDGET; budget > 0; budget--) {
+        uint64_t now = s->clock_us();
+        collect_acks(s, now);
+        write_gap(s, urgent, now);
+        if (!send_due(s, urgent, now))
+            return;
+
+        if (s->link.fd < 0 || !s->page.map) {
+            pthread_mutex_unlock(&s->lock);
+            int r = make_ready(s, now);
+            pthread_mutex_lock(&s->lock);
+            if (r < 0)
+                return;
+        }
+
+        int iovs;
+        uint32_t frames = compose(s, &iovs);
+        bool attach = s->attach;
+        pthread_mutex_unlock(&s->lock);
+        int r = toll_link_send(&s->link, s->iov, iovs, attach ? s->page.fd : -1);
+        pthread_mutex_lock(&s->lock);
+        settle(s, r, frames, attach, now);
+        if (r == -EAGAIN)
+            return;
+    }
+}
+
+void toll_sender_pump(struct toll_sender *s, bool urgent)
+{
+    int cancel_state;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state); /* else sendmsg may never come back */
+    pthread_mutex_lock(&s->lock);
+    if (!s->sending) { /* else that thread sees our frame: it stops only under the lock, with nothing due */
+        s->sending = true;
+        send_all(s, urgent);
+        s->sending = false;
+    }
+    pthread_mutex_unlock(&s->lock);
+    pthread_setcancelstate(cancel_state, NULL);
+}
+
+int toll_sender_flush(struct toll_sender *s, uint32_t timeout_ms)
+{
+    uint64_t deadline = clock_read_us(CLOCK_MONOTONIC) + (uint64_t)timeout_ms * 1000;
+    uint64_t last = 0; /* the number to wait for */
+    bool told = false; /* of the refusals before this call, by a gap frame */
+
+    for (uint64_t pause = 50;; pause = pause < 500 ? pause * 2 : 1000) {
+        toll_sender_pump(s, true);
+        pthread_mutex_lock(&s->lock);
+        if (!told) {
+            last = s->ring.tail_seq - 1;
+            told = s->gap_count == 0;
+        }
+        bool done = told && s->ring.head_seq > last;
+        pthread_mutex_unlock(&s->lock);
+        if (done)
+            return 0;
+        uint64_t now = clock_read_us(CLOCK_MONOTONIC);
+        if (now >= deadline)
+            return -ETIMEDOUT;
+        if (pause > deadline - now)
+            pause = deadline - now;
+        nanosleep(&(struct timespec){.tv_nsec = (long)pause * 1000}, NULL);
+    }
+}
+
+void toll_sender_stats(struct toll_sender *s, struct toll_stats *ret)
+{
+    collect_acks(s, s->clock_us());
+    *ret = s->stats;
+    ret->outstanding = toll_ring_count(&s->ring);
+    ret->gap_pending = s->gap_count;
+    ret->reconnects = s->connections > 1 ? s->connections - 1 : 0;
+    ret->ring_bytes = s->ring.size;
+    ret->ring_used = s->ring.tail - s->ring.head;
+    ret->epoch = s->acks.epoch;
+    memcpy(ret->stream_id, s->stream_id, sizeof ret->stream_id);
+}

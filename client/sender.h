@@ -1,0 +1,93 @@
+/* The sender: decides what goes out when. It joins the ring (what is kept), the link (the socket) and the ack
+ * page (what the daemon has), and it keeps the protocol's promises: numbers, base, resending, attaching
+ * again, gaps.
+ *
+ * Thread-safe by two rules. Bookkeeping happens under `lock`, which is never held across a system call. One
+ * thread at a time is the sender (`sending`); others leave their frames in the ring, and the sender looks
+ * again, under the lock, before it goes. The lock also guards the caller's own bookkeeping about the same
+ * frames, so it is taken by the caller. */
+#ifndef TOLL_CLIENT_SENDER_H
+#define TOLL_CLIENT_SENDER_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "client/ackpage.h"
+#include "client/link.h"
+#include "client/ring.h"
+#include "client/toll.h"
+#include "proto/frame.h"
+
+enum {
+    TOLL_SEND_IOVS = 256,    /* pieces of one datagram; the kernel takes 1,024 */
+    TOLL_ENVELOPE_MAX = 384, /* bytes of a stream frame with the longest client name */
+    TOLL_GAP_RESERVE = 96,   /* bytes of the ring kept for one gap frame */
+
+    TOLL_RESEND_WAIT_MIN_US = 200 * 1000, /* without progress, then resend; doubled up to */
+    TOLL_RESEND_WAIT_MAX_US = 5 * 1000 * 1000,
+    TOLL_RESEND_WAIT_URGENT_US = 1000 * 1000,  /* or only to this while somebody waits */
+    TOLL_HEARTBEAT_STALE_US = 3 * 1000 * 1000, /* then attach again, at most this often */
+    TOLL_BLOCKED_WAIT_US = 1000,               /* after a full socket: a try copies the whole datagram */
+    TOLL_BUSY_WAIT_US = 20 * 1000,             /* while the daemon is busy: a datagram this often, or when */
+    TOLL_BUSY_BYTES = 16 * 1024,               /* so much waits */
+    TOLL_SEND_BUDGET = 128,                    /* datagrams in one call, so that no thread sends for others for ever */
+};
+
+struct toll_sender {
+    pthread_mutex_t lock;
+    uint64_t (*clock_us)(void); /* CLOCK_BOOTTIME, which the heartbeat is in; a seam for tests */
+
+    /* under the lock */
+    struct toll_ring ring;
+    struct toll_acks acks; /* last read */
+    struct toll_stats stats;
+    uint64_t gap_count;
+    int64_t gap_since_us, gap_until_us;
+    uint64_t progress_us; /* when acked last grew, or the ring was last empty */
+    uint64_t resend_wait_us;
+    bool sending, rewind; /* rewind: a new epoch was seen */
+
+    /* of the thread that is sending */
+    struct toll_link link;
+    struct toll_ackpage page; /* set under the lock */
+    bool attach;              /* the next datagram carries the page */
+    uint64_t attached_us, sent_us, blocked_until_us, connections;
+    struct iovec iov[TOLL_SEND_IOVS];
+    uint8_t envelope[TOLL_ENVELOPE_MAX];
+
+    /* never changes */
+    char client[TOLL_NAME_MAX + 1];
+    size_t frame_max;  /* bytes of the largest frame that can be sent and kept */
+    size_t frames_max; /* bytes of frames in one datagram */
+    uint8_t stream_id[16];
+};
+
+/* Makes a sender over ring memory (a power of two of bytes, the caller's), and its page and socket; an absent
+ * daemon is no failure. client is cut to TOLL_NAME_MAX bytes. 0 or -errno; after a failure nothing is left to
+ * free. */
+int toll_sender_init(struct toll_sender *sender, const char *path, const char *client, void *ring, size_t ring_bytes)
+    __attribute__((warn_unused_result));
+
+/* In a forked child, alone: closes what was inherited and begins a new stream with an empty ring, whatever
+ * state the parent's threads left the sender in. */
+void toll_sender_reborn(struct toll_sender *sender);
+
+void toll_sender_done(struct toll_sender *sender);
+
+/* Keeps one frame for sending. The caller holds the lock and pumps after releasing it. 0, -ENOBUFS or
+ * -EMSGSIZE, counted. */
+int toll_sender_put(struct toll_sender *sender, const void *frame, size_t size) __attribute__((warn_unused_result));
+
+/* Without the lock: sends what there is to send, unless another thread is at it. Never blocks. urgent: a
+ * waiter wants everything out now, pending gap included. */
+void toll_sender_pump(struct toll_sender *sender, bool urgent);
+
+/* Without the lock: pumps until all that was put before, and its gap frame, are acknowledged: 0, or
+ * -ETIMEDOUT after timeout_ms. */
+int toll_sender_flush(struct toll_sender *sender, uint32_t timeout_ms) __attribute__((warn_unused_result));
+
+/* With the lock held: the statistics as of now. */
+void toll_sender_stats(struct toll_sender *sender, struct toll_stats *ret);
+
+#endif
