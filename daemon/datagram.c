@@ -1,0 +1,96 @@
+/* See datagram.h. */
+#include "daemon/datagram.h"
+
+#include "proto/walk.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+void datagram_open(struct datagram_parts *ret, const void *data, size_t size, bool truncated)
+{
+    size_t envelope_size;
+    int r;
+
+    ret->sequenced = false;
+    ret->data = data;
+    ret->size = size;
+    ret->pos = 0;
+    ret->truncated = truncated;
+    ret->ended = false;
+    ret->next = ret->end = 0;
+    ret->refused = NULL;
+    if (toll_walk(data, size, &envelope_size) < 0)
+        return;
+    r = toll_envelope_decode(data, envelope_size, &ret->envelope, ret->reason);
+    if (r == -ENOENT)
+        return;
+    ret->pos = envelope_size;
+    if (r < 0) {
+        ret->refused = data;
+        ret->refused_size = envelope_size;
+        return;
+    }
+    ret->sequenced = true;
+    ret->next = ret->envelope.stream_seq;
+    ret->end = ret->envelope.stream_seq + ret->envelope.stream_count;
+}
+
+/* A piece for quarantine that uses up all numbers left. */
+static bool broken(struct datagram_parts *parts, struct datagram_piece *ret, const void *data, size_t size, const char *reason)
+{
+    *ret = (struct datagram_piece){.data = data, .size = size, .broken = reason};
+    if (parts->next < parts->end) {
+        ret->seq = parts->next;
+        ret->seq_end = parts->end;
+        parts->next = parts->end;
+    }
+    parts->ended = true;
+    return true;
+}
+
+bool datagram_next(struct datagram_parts *parts, struct datagram_piece *ret)
+{
+    const uint8_t *rest = parts->data + parts->pos;
+    size_t rest_size = parts->size - parts->pos, frame_size;
+    const void *frame;
+    int r;
+
+    if (parts->refused) {
+        *ret = (struct datagram_piece){.data = parts->refused, .size = parts->refused_size, .broken = parts->reason};
+        parts->refused = NULL;
+        return true;
+    }
+    if (parts->ended)
+        return false;
+    if (parts->sequenced && parts->next == parts->end && rest_size > 0) {
+        snprintf(parts->reason, sizeof(parts->reason),
+                 "datagram: %zu bytes after the %" PRIu64 " frames that its envelope counts", rest_size,
+                 parts->envelope.stream_count);
+        return broken(parts, ret, rest, rest_size, parts->reason);
+    }
+    r = toll_walk_next(parts->data, parts->size, &parts->pos, &frame, &frame_size);
+    if (r < 0) {
+        snprintf(parts->reason, sizeof(parts->reason), "datagram: %s%s", toll_walk_strerror(r),
+                 parts->truncated ? ": it was longer than 65536 bytes and lost its end" : "");
+        return broken(parts, ret, frame, frame_size, parts->reason);
+    }
+    if (r > 0) {
+        *ret = (struct datagram_piece){.data = frame, .size = frame_size};
+        if (parts->next < parts->end) {
+            ret->seq = parts->next++;
+            ret->seq_end = parts->next;
+        }
+        return true;
+    }
+    parts->ended = true;
+    if (parts->next < parts->end) {
+        snprintf(parts->reason, sizeof(parts->reason),
+                 "datagram: its envelope counts %" PRIu64 " frames, the last %" PRIu64 " are not there",
+                 parts->envelope.stream_count, parts->end - parts->next);
+        return broken(parts, ret, parts->data, parts->size, parts->reason);
+    }
+    if (parts->truncated) /* cut exactly between two frames, without an envelope that would tell */
+        return broken(parts, ret, rest, 0, "datagram: it was longer than 65536 bytes and lost its end");
+    return false;
+}

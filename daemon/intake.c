@@ -1,0 +1,496 @@
+/* See intake.h. */
+#include "daemon/intake.h"
+
+#include "daemon/clock.h"
+#include "daemon/closer.h"
+#include "daemon/datagram.h"
+#include "daemon/log.h"
+#include "proto/frame.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    READ_AT_ONCE = 512,   /* datagrams, before the loop looks at its other handles */
+    DRAIN_MOST   = 20000, /* datagrams, when somebody asked to flush */
+    TEND_MS      = 250, /* heartbeats, pages of dead workers, retries while paused */
+    COLLECT_MS   = 1000,
+    MARK_MS      = 20, /* an idle log gets its mark after that */
+};
+
+struct intake {
+    struct intake_options options;
+    struct journal       *journal;
+    struct metrics       *metrics;
+    struct streams       *streams;
+    struct closer        *closer;
+    uv_loop_t            *loop;
+    int                   fd;
+
+    uv_poll_t  readable;
+    uv_timer_t tend, collect, mark;
+    uv_work_t  sync_work, collect_work;
+    bool       syncing, collecting, paused, stopping, stopped, broken;
+    bool       rewrite_due; /* a write failed while a sync was under way */
+    int        sync_result;
+    int64_t    sync_started_us;
+    uint64_t   committed_lsn, collect_below;
+    void (*on_stopped)(void *context);
+    void (*on_renew)(void *context);
+
+    bool            held; /* a datagram that was read and does not fit yet */
+    struct datagram datagram;
+    char            buffer[TOLL_DATAGRAM_MAX];
+};
+
+static void start_sync(struct intake *intake);
+
+static void break_down(struct intake *intake, int error)
+{
+    if (intake->broken)
+        return;
+    intake->broken = true;
+    if (!intake->stopping)
+        uv_poll_stop(&intake->readable);
+    log_error("the journal can't be written any more, nothing more is acknowledged error=%s", strerror(-error));
+    intake->options.broken(intake->options.context, error);
+}
+
+/* --- one datagram --------------------------------------------------------------------------------------------------------- */
+
+static void refuse_descriptors(struct intake *intake, const int *fds, int count, const struct datagram *datagram)
+{
+    static struct log_limit limit = LOG_LIMIT(5, 60 * 1000000);
+
+    if (count <= 0)
+        return;
+    metrics_add(&intake->metrics->descriptors_refused, (uint64_t)count);
+    log_limited(&limit, LOG_LEVEL_WARNING, "descriptors refused: no ack page was due, or it was no sealed memfd of 4096 bytes count=%d uid=%u pid=%u",
+                count, datagram->uid, datagram->pid);
+    closer_close(intake->closer, fds, (size_t)count);
+}
+
+/* The first descriptor may be an ack page; whatever else came is refused. */
+static void take_descriptors(struct intake *intake, const struct datagram *datagram, struct stream *stream)
+{
+    struct ackpage *page;
+    int taken = 0;
+
+    if (datagram->fd_count == 0)
+        return;
+    if (stream && ackpage_map(&page, datagram->fds[0]) == 0) {
+        close(datagram->fds[0]); /* a memfd: does not block */
+        taken = 1;
+        if (stream_attach(intake->streams, stream, page, datagram->pid, (uint64_t)clock_boottime_ms()) < 0)
+            ackpage_unmap(page);
+    }
+    refuse_descriptors(intake, datagram->fds + taken, datagram->fd_count - taken, datagram);
+}
+
+static struct stream *find_stream(struct intake *intake, const struct datagram *datagram, const struct toll_frame *envelope, int64_t now_us)
+{
+    struct stream *stream = streams_get(intake->streams, datagram->uid, envelope->stream_id, envelope->stream_base, now_us);
+
+    if (stream && envelope->client.ptr)
+        stream_set_client(stream, envelope->client.ptr, envelope->client.len);
+    return stream;
+}
+
+static void refuse_stream(struct intake *intake, const struct datagram *datagram)
+{
+    static struct log_limit limit = LOG_LIMIT(5, 60 * 1000000);
+
+    metrics_add(&intake->metrics->datagrams_refused, 1);
+    log_limited(&limit, LOG_LEVEL_WARNING,
+                "datagram refused: its stream's numbers have more than 1024 holes, the sender is broken or hostile uid=%u pid=%u", datagram->uid,
+                datagram->pid);
+}
+
+int intake_datagram(struct intake *intake, const struct datagram *datagram, int64_t now_us)
+{
+    struct stream *stream = NULL;
+    struct datagram_parts parts;
+    struct datagram_piece piece;
+    uint64_t frames = 0, end_lsn;
+    int r;
+
+    datagram_open(&parts, datagram->data, datagram->size, datagram->truncated);
+    if (parts.sequenced) {
+        stream = find_stream(intake, datagram, &parts.envelope, now_us);
+        if (!stream)
+            return -EAGAIN; /* out of memory: the same again later */
+        r = stream_note(stream, parts.envelope.stream_seq, parts.envelope.stream_seq + parts.envelope.stream_count);
+        if (r == -E2BIG)
+            refuse_stream(intake, datagram);
+        if (r < 0) {
+            take_descriptors(intake, datagram, NULL);
+            return r == -ENOMEM ? -EAGAIN : 0;
+        }
+    }
+    while (datagram_next(&parts, &piece))
+        frames++;
+    if (frames > 0) { /* an envelope alone only attaches */
+        r = journal_append(intake->journal, JOURNAL_DATAGRAM, datagram->truncated ? JOURNAL_TRUNCATED : 0, datagram->uid, datagram->pid,
+                           now_us, datagram->data, datagram->size, &end_lsn);
+        if (r < 0)
+            return r;
+        if (stream)
+            stream_journaled(intake->streams, stream, end_lsn);
+    }
+    take_descriptors(intake, datagram, stream);
+    metrics_add(&intake->metrics->frames_received, frames);
+    metrics_add(&intake->metrics->datagrams_received, 1);
+    metrics_add(&intake->metrics->bytes_received, datagram->size);
+    if (datagram->truncated)
+        metrics_add(&intake->metrics->datagrams_truncated, 1);
+    return 0;
+}
+
+/* --- acknowledging -------------------------------------------------------------------------------------------------------- */
+
+static void acknowledge(struct intake *intake)
+{
+    uint64_t lsn = 0;
+
+    switch (intake->options.ack) {
+    case INTAKE_ACK_SYNC:
+        lsn = journal_durable_lsn(intake->journal);
+        break;
+    case INTAKE_ACK_WRITE:
+        lsn = journal_written_lsn(intake->journal);
+        break;
+    case INTAKE_ACK_COMMIT:
+        lsn = intake->committed_lsn;
+        break;
+    }
+    streams_publish(intake->streams, lsn);
+}
+
+static enum ackpage_state page_state(const struct intake *intake)
+{
+    return intake->stopping || intake->broken ? ACKPAGE_STOPPING : intake->paused ? ACKPAGE_BUSY : ACKPAGE_OK;
+}
+
+/* --- pausing -------------------------------------------------------------------------------------------------------------- */
+
+static void set_paused(struct intake *intake, int reason)
+{
+    static struct log_limit limit = LOG_LIMIT(10, 60 * 1000000);
+    bool paused = reason != 0;
+
+    if (intake->paused == paused)
+        return;
+    intake->paused = paused;
+    metrics_set(&intake->metrics->intake_paused, paused);
+    if (reason == -ENOSPC)
+        log_limited(&limit, LOG_LEVEL_WARNING,
+                    "receiving is paused: the journal is full. Workers keep their frames until space returns. See journal.max_bytes, "
+                    "journal.min_free_bytes, and why storing lags (tollctl status) journal_bytes=%" PRIu64,
+                    journal_disk_bytes(intake->journal));
+    else if (!paused)
+        log_debug("receiving goes on");
+    streams_tend(intake->streams, page_state(intake), (uint64_t)clock_boottime_ms());
+}
+
+/* --- reading -------------------------------------------------------------------------------------------------------------- */
+
+/* One more datagram, or the one that did not fit before. False: there is none, or it still does not fit. */
+static bool read_one(struct intake *intake)
+{
+    int r;
+
+    if (!intake->held) {
+        r = listener_receive(intake->fd, intake->buffer, sizeof(intake->buffer), &intake->datagram);
+        if (r == -EAGAIN)
+            return false;
+        if (r < 0) {
+            static struct log_limit limit = LOG_LIMIT(5, 60 * 1000000);
+
+            log_limited(&limit, LOG_LEVEL_ERROR, "receiving failed error=%s", strerror(-r));
+            return false;
+        }
+    }
+    r = intake_datagram(intake, &intake->datagram, clock_realtime_us());
+    intake->held = r == -ENOSPC || r == -EAGAIN;
+    if (r < 0 && !intake->held)
+        break_down(intake, r);
+    set_paused(intake, intake->held ? r : 0);
+    return r == 0;
+}
+
+static void write_and_sync(struct intake *intake)
+{
+    int r = journal_write(intake->journal);
+
+    if (r < 0 && intake->syncing) { /* the descriptor is in use: rewrite when that is over */
+        intake->rewrite_due = true;
+        return;
+    }
+    if (r < 0)
+        r = journal_rewrite(intake->journal);
+    if (r < 0) {
+        break_down(intake, r);
+        return;
+    }
+    if (intake->options.ack == INTAKE_ACK_WRITE)
+        acknowledge(intake);
+    start_sync(intake);
+}
+
+static bool may_read(const struct intake *intake)
+{
+    return !intake->stopping && !intake->broken && !intake->on_renew && !intake->rewrite_due;
+}
+
+static void read_some(struct intake *intake, int most)
+{
+    int count = 0;
+
+    if (!may_read(intake))
+        return;
+    while (count < most && read_one(intake))
+        count++;
+    if (count > 0)
+        write_and_sync(intake);
+}
+
+static void on_readable(uv_poll_t *handle, int status, int events);
+
+/* Level-triggered: while paused the socket would wake the loop for nothing. */
+static void watch_socket(struct intake *intake)
+{
+    if (intake->stopping) /* its handles are closed */
+        return;
+    if (intake->paused || !may_read(intake))
+        uv_poll_stop(&intake->readable);
+    else if (!uv_is_active((uv_handle_t *)&intake->readable))
+        uv_poll_start(&intake->readable, UV_READABLE, on_readable);
+}
+
+static void on_readable(uv_poll_t *handle, int status, int events)
+{
+    struct intake *intake = handle->data;
+
+    (void)status;
+    (void)events;
+    read_some(intake, READ_AT_ONCE);
+    watch_socket(intake);
+}
+
+/* --- syncing, off the loop -------------------------------------------------------------------------------------------------- */
+
+static void check_stopped(struct intake *intake)
+{
+    bool quiet = !intake->syncing && !intake->collecting;
+
+    if (intake->on_renew && quiet) {
+        void (*renew)(void *) = intake->on_renew;
+
+        intake->on_renew = NULL;
+        intake->committed_lsn = 0;
+        renew(intake->options.context);
+        watch_socket(intake);
+        return;
+    }
+    if (!intake->stopping || intake->stopped || !quiet)
+        return;
+    intake->stopped = true;
+    intake->on_stopped(intake->options.context);
+}
+
+static void sync_off_loop(uv_work_t *work)
+{
+    struct intake *intake = work->data;
+
+    intake->sync_result = journal_sync(intake->journal);
+}
+
+static void after_sync(uv_work_t *work, int status)
+{
+    struct intake *intake = work->data;
+    int r = status < 0 ? status : intake->sync_result;
+
+    intake->syncing = false;
+    metrics_add(&intake->metrics->journal_syncs, 1);
+    metrics_add(&intake->metrics->journal_sync_us_total, (uint64_t)(clock_monotonic_us() - intake->sync_started_us));
+    if (r < 0 || intake->rewrite_due) {
+        log_error("writing or syncing the journal failed, writing what is not durable into a new segment error=%s", strerror(r < 0 ? -r : EIO));
+        intake->rewrite_due = false;
+        r = journal_rewrite(intake->journal);
+        if (r < 0)
+            break_down(intake, r);
+    }
+    if (intake->options.ack != INTAKE_ACK_COMMIT)
+        acknowledge(intake);
+    intake->options.durable(intake->options.context);
+    if (intake->held)
+        read_some(intake, READ_AT_ONCE);
+    watch_socket(intake);
+    start_sync(intake);
+    check_stopped(intake);
+}
+
+static void on_mark(uv_timer_t *timer)
+{
+    struct intake *intake = timer->data;
+    uint64_t end_lsn;
+
+    if (intake->syncing || intake->stopping || intake->broken || !journal_wants_mark(intake->journal))
+        return;
+    if (journal_append(intake->journal, JOURNAL_MARK, 0, 0, 0, clock_realtime_us(), NULL, 0, &end_lsn) == 0)
+        write_and_sync(intake);
+}
+
+static void start_sync(struct intake *intake)
+{
+    if (intake->syncing || intake->broken)
+        return;
+    if (journal_written_lsn(intake->journal) <= journal_durable_lsn(intake->journal)) {
+        if (journal_wants_mark(intake->journal) && !intake->stopping)
+            uv_timer_start(&intake->mark, on_mark, MARK_MS, 0);
+        return;
+    }
+    intake->syncing = true;
+    intake->sync_started_us = clock_monotonic_us();
+    uv_queue_work(intake->loop, &intake->sync_work, sync_off_loop, after_sync);
+}
+
+void intake_sync(struct intake *intake)
+{
+    read_some(intake, DRAIN_MOST);
+}
+
+/* --- timers ---------------------------------------------------------------------------------------------------------------- */
+
+static void on_tend(uv_timer_t *timer)
+{
+    struct intake *intake = timer->data;
+
+    streams_tend(intake->streams, page_state(intake), (uint64_t)clock_boottime_ms());
+    metrics_set(&intake->metrics->streams, streams_count(intake->streams));
+    metrics_set(&intake->metrics->ack_pages, streams_pages(intake->streams));
+    metrics_set(&intake->metrics->journal_bytes, journal_disk_bytes(intake->journal));
+    if (intake->held) {
+        read_some(intake, READ_AT_ONCE);
+        watch_socket(intake);
+    }
+}
+
+static void collect_off_loop(uv_work_t *work)
+{
+    static struct log_limit limit = LOG_LIMIT(2, 60 * 1000000);
+    struct intake *intake = work->data;
+    int r = journal_collect(intake->journal, intake->collect_below, clock_realtime_us());
+
+    if (r < 0 && r != -ENOSPC)
+        log_limited(&limit, LOG_LEVEL_WARNING, "preparing or deleting journal segments failed error=%s", strerror(-r));
+}
+
+static void after_collect(uv_work_t *work, int status)
+{
+    struct intake *intake = work->data;
+
+    (void)status;
+    intake->collecting = false;
+    check_stopped(intake);
+}
+
+static void on_collect(uv_timer_t *timer)
+{
+    struct intake *intake = timer->data;
+
+    if (intake->collecting || intake->stopping || intake->broken || intake->on_renew)
+        return;
+    intake->collecting = true;
+    intake->collect_below = intake->committed_lsn;
+    uv_queue_work(intake->loop, &intake->collect_work, collect_off_loop, after_collect);
+}
+
+/* --- start and end --------------------------------------------------------------------------------------------------------- */
+
+int intake_new(struct intake **ret, const struct intake_options *options, uv_loop_t *loop, int fd, struct journal *journal,
+               struct metrics *metrics)
+{
+    struct intake *intake = calloc(1, sizeof(*intake));
+    int r;
+
+    if (!intake)
+        return -ENOMEM;
+    intake->options = *options;
+    intake->journal = journal;
+    intake->metrics = metrics;
+    intake->loop = loop;
+    intake->fd = fd;
+    intake->streams = streams_new(&options->streams);
+    r = intake->streams ? closer_new(&intake->closer) : -ENOMEM;
+    if (r == 0)
+        r = uv_poll_init(loop, &intake->readable, fd);
+    if (r < 0) {
+        closer_free(intake->closer);
+        streams_free(intake->streams);
+        free(intake);
+        return r;
+    }
+    intake->readable.data = intake->tend.data = intake->collect.data = intake->mark.data = intake;
+    intake->sync_work.data = intake->collect_work.data = intake;
+    uv_timer_init(loop, &intake->tend);
+    uv_timer_init(loop, &intake->collect);
+    uv_timer_init(loop, &intake->mark);
+    uv_timer_start(&intake->tend, on_tend, TEND_MS, TEND_MS);
+    uv_timer_start(&intake->collect, on_collect, 0, COLLECT_MS);
+    uv_poll_start(&intake->readable, UV_READABLE, on_readable);
+    *ret = intake;
+    return 0;
+}
+
+void intake_set_committed(struct intake *intake, uint64_t committed_lsn)
+{
+    intake->committed_lsn = committed_lsn;
+    if (intake->options.ack == INTAKE_ACK_COMMIT)
+        acknowledge(intake);
+}
+
+void intake_stop(struct intake *intake, void (*stopped)(void *context))
+{
+    if (intake->stopping)
+        return;
+    intake->stopping = true;
+    intake->on_stopped = stopped;
+    streams_tend(intake->streams, page_state(intake), (uint64_t)clock_boottime_ms());
+    uv_close((uv_handle_t *)&intake->readable, NULL);
+    uv_close((uv_handle_t *)&intake->collect, NULL);
+    uv_close((uv_handle_t *)&intake->mark, NULL);
+    uv_close((uv_handle_t *)&intake->tend, NULL);
+    if (!intake->broken)
+        write_and_sync(intake);
+    check_stopped(intake);
+}
+
+void intake_renew(struct intake *intake, void (*renew)(void *context))
+{
+    intake->on_renew = renew;
+    watch_socket(intake);
+    check_stopped(intake);
+}
+
+bool intake_paused(const struct intake *intake)
+{
+    return intake->paused;
+}
+
+const struct streams *intake_streams(const struct intake *intake)
+{
+    return intake->streams;
+}
+
+void intake_free(struct intake *intake)
+{
+    if (!intake)
+        return;
+    streams_free(intake->streams);
+    closer_free(intake->closer);
+    free(intake);
+}

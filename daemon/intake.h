@@ -1,0 +1,58 @@
+/* The receive loop's order: receive ▶ look at the envelope ▶ journal ▶ sync, off the loop ▶ acknowledge.
+ *
+ * It never waits for the sink and knows nothing of frames beyond where they end. All functions are for the loop's thread. */
+#ifndef TOLL_DAEMON_INTAKE_H
+#define TOLL_DAEMON_INTAKE_H
+
+#include "daemon/journal.h"
+#include "daemon/listener.h"
+#include "daemon/metrics.h"
+#include "daemon/streams.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+enum intake_ack { /* what a frame must have reached to be acknowledged */
+    INTAKE_ACK_SYNC,   /* the disk */
+    INTAKE_ACK_WRITE,  /* the kernel: survives the daemon's death, not the machine's */
+    INTAKE_ACK_COMMIT, /* the sink */
+};
+
+struct intake_options {
+    enum intake_ack        ack;
+    struct streams_options streams;
+    /* On the loop's thread: the durable LSN has moved. */
+    void (*durable)(void *context);
+    /* The journal is closed for good: nothing more can be acknowledged. Stop, and exit with a distinct status. */
+    void (*broken)(void *context, int error);
+    void *context;
+};
+
+struct intake; /* opaque */
+
+/* Watches fd (of listener_prepare()), which stays the caller's. 0 or -errno. */
+int intake_new(struct intake **ret, const struct intake_options *options, uv_loop_t *loop, int fd, struct journal *journal,
+               struct metrics *metrics) __attribute__((warn_unused_result));
+/* After intake_stop(), once the loop has run its closing handles. Takes NULL. */
+void intake_free(struct intake *intake);
+
+/* The sink has committed all below: what may be deleted, and with INTAKE_ACK_COMMIT acknowledged. */
+void intake_set_committed(struct intake *intake, uint64_t committed_lsn);
+
+/* Reads what waits in the socket, within reason, and begins to sync it. */
+void intake_sync(struct intake *intake);
+
+/* Stops reading, tells the workers, and syncs what was read; then calls stopped(). Datagrams in the socket stay there for the next daemon. */
+void intake_stop(struct intake *intake, void (*stopped)(void *context));
+
+/* Takes a renewed journal into use: `renew` is called when no sync is under way. */
+void intake_renew(struct intake *intake, void (*renew)(void *context));
+
+bool intake_paused(const struct intake *intake); /* no space: not reading */
+const struct streams *intake_streams(const struct intake *intake);
+
+/* One datagram, as the loop would: for tests. 0; -ENOSPC or -EAGAIN: not taken, the same again later; other -errno: the journal is closed. */
+int intake_datagram(struct intake *intake, const struct datagram *datagram, int64_t now_us) __attribute__((warn_unused_result));
+
+#endif

@@ -1,0 +1,32 @@
+/* The workers' socket: binds or adopts it, and receives datagrams with the sender's credentials. Knows nothing of what is in them. */
+#ifndef TOLL_DAEMON_LISTENER_H
+#define TOLL_DAEMON_LISTENER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum { LISTENER_FDS_MAX = 253 }; /* the kernel's SCM_MAX_FD: a full control buffer, so that none is dropped unseen */
+
+struct datagram {
+    const void *data;      /* the caller's buffer */
+    size_t      size;
+    bool        truncated; /* it was longer than the buffer */
+    uint32_t    uid, pid;  /* the sender, from the kernel; pid 0: not visible from here */
+    int         fd_count;
+    int         fds[LISTENER_FDS_MAX]; /* the receiver's to close */
+};
+
+/* Binds a datagram socket at path, replacing a socket file nobody listens on. Returns the descriptor or -errno: -EADDRINUSE when somebody does
+ * listen, -ENAMETOOLONG for a path over 107 bytes. */
+int listener_bind(const char *path, mode_t mode) __attribute__((warn_unused_result));
+
+/* Prepares a socket that came from listener_bind() or from the service manager: non-blocking, credentials on, a receive buffer of that many
+ * bytes if the kernel allows. 0, -ENOTSOCK or -EPROTOTYPE for what is no AF_UNIX datagram socket. */
+int listener_prepare(int fd, int receive_buffer_bytes) __attribute__((warn_unused_result));
+
+/* Receives one datagram without blocking. 0, -EAGAIN when there is none, other -errno. */
+int listener_receive(int fd, void *buf, size_t cap, struct datagram *ret) __attribute__((warn_unused_result));
+
+#endif

@@ -1,0 +1,64 @@
+/* The receive loop's table of streams: which numbers of each were journaled, what may be acknowledged when, and the ack pages.
+ *
+ * It is a cache: a stream that was forgotten is known again with its next datagram, from the base that it names. The truth about what
+ * was stored is PostgreSQL's. Belongs to one thread; time is passed in. */
+#ifndef TOLL_DAEMON_STREAMS_H
+#define TOLL_DAEMON_STREAMS_H
+
+#include "daemon/ackpage.h"
+#include "daemon/rangeset.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct streams_options {
+    size_t   max, max_per_uid;             /* streams; the longest idle goes first */
+    size_t   pages_max, pages_max_per_uid; /* ack pages */
+    uint64_t epoch;                        /* of this run */
+};
+
+/* What tollctl shows of a stream. */
+struct stream_view {
+    uint32_t    uid, pid;
+    uint8_t     id[16];
+    const char *client;   /* the name it gave itself, may be "" */
+    uint64_t    received; /* every number ≤ this was journaled */
+    uint64_t    acked;
+    uint32_t    holes;    /* gaps in the numbers above */
+    int64_t     last_seen_us;
+    bool        page;
+};
+
+struct streams; /* opaque */
+struct stream;
+
+struct streams *streams_new(const struct streams_options *options); /* NULL: out of memory */
+void streams_free(struct streams *streams);                         /* takes NULL */
+
+/* Finds a stream or makes it known; numbers below base count as durable. May forget another stream of the same uid, or of
+ * the uid that has most, to stay within the limits. The result lives until the next call. NULL: out of memory. */
+struct stream *streams_get(struct streams *streams, uint32_t uid, const uint8_t id[static 16], uint64_t base, int64_t now_us);
+
+/* Gives the stream its ack page, in place of an older one. The page then belongs to the table. Takes a pidfd of pid to notice
+ * the worker's end. 0 or -errno: then the page is the caller's still. */
+int stream_attach(struct streams *streams, struct stream *stream, struct ackpage *page, uint32_t pid, uint64_t now_boottime_ms)
+    __attribute__((warn_unused_result));
+void stream_set_client(struct stream *stream, const char *name, size_t size); /* cut to what fits */
+
+/* Notes that a datagram with numbers [seq, end) is about to be journaled. -E2BIG: its numbers have too many holes, refuse it; -ENOMEM.
+ * Then, when it is in the journal up to end_lsn, stream_journaled(). */
+int stream_note(struct stream *stream, uint64_t seq, uint64_t end) __attribute__((warn_unused_result));
+void stream_journaled(struct streams *streams, struct stream *stream, uint64_t end_lsn);
+
+/* Acknowledges all that lies below ack_lsn in the journal. */
+void streams_publish(struct streams *streams, uint64_t ack_lsn);
+
+/* Once in a while: heartbeat and state into every page; pages of dead workers are dropped. */
+void streams_tend(struct streams *streams, enum ackpage_state state, uint64_t now_boottime_ms);
+
+size_t streams_count(const struct streams *streams);
+size_t streams_pages(const struct streams *streams);
+void streams_foreach(const struct streams *streams, void (*visit)(void *context, const struct stream_view *view), void *context);
+
+#endif
