@@ -1,0 +1,55 @@
+/* The writer's order: reads the journal, takes datagrams apart, drops what was stored before, keeps session totals, and hands batches to the
+ * sink. One step is one batch; steady state, catching up and recovery are the same steps.
+ *
+ * All it keeps in memory is a cache. After a batch that was not confirmed it forgets everything and goes on from the sink's watermark. */
+#ifndef TOLL_DAEMON_APPLY_H
+#define TOLL_DAEMON_APPLY_H
+
+#include "daemon/journal.h"
+#include "daemon/metrics.h"
+#include "daemon/session.h"
+#include "daemon/sink.h"
+
+#include <stdint.h>
+
+struct apply_options {
+    size_t  batch_rows, batch_bytes; /* a batch closes at either */
+    int64_t idle_timeout_us;         /* a session without a frame for so long is an orphan */
+    int64_t future_tolerance_us, past_tolerance_us; /* times beyond these, around the receive time, are clamped */
+    size_t  sessions_max, streams_max;              /* kept in memory */
+};
+
+struct apply; /* opaque; belongs to the writer's thread, but for apply_sessions() and apply_session() */
+
+/* Does not take ownership of the sink or the metrics. NULL: out of memory. */
+struct apply *apply_new(const struct apply_options *options, struct sink *sink, struct metrics *metrics);
+void apply_free(struct apply *apply); /* takes NULL */
+void apply_set_options(struct apply *apply, const struct apply_options *options); /* batch_bytes stays what it was */
+
+/* Forgets everything and goes on at lsn of the reader's journal. Frames of datagrams below counted_lsn were not counted as received by
+ * anybody in this run: they are when they are applied. 0 or the reader's -errno. */
+int apply_start(struct apply *apply, struct journal_reader *reader, uint64_t lsn, uint64_t counted_lsn, int64_t now_us)
+    __attribute__((warn_unused_result));
+
+/* Applies the next batch. 1: done, there may be more. 0: nothing durable is left to apply. Negative: the sink's results (sink.h) or the
+ * reader's (journal.h: -EBADMSG and others); the batch is undone, and but for -EINVAL apply_start() must come next. -EINVAL: every frame
+ * of the batch is refused alike, so the fault is not theirs; calling again tries again, with what has come since. */
+int apply_step(struct apply *apply, int64_t now_us) __attribute__((warn_unused_result));
+
+/* When apply_step() has returned 0: closes sessions that have been idle for too long. Results as apply_step(). */
+int apply_orphans(struct apply *apply, int64_t now_us) __attribute__((warn_unused_result));
+
+/* No session counts as idle before now: the wall clock was stepped, say. */
+void apply_idle_from(struct apply *apply, int64_t now_us);
+
+uint64_t apply_lsn(const struct apply *apply);    /* the watermark: where the next batch begins */
+uint64_t apply_passed(const struct apply *apply); /* the same, marks after it counted as applied */
+
+/* Live sessions, for tollctl: thread-safe, waits while a batch is being built (never while the sink is busy). Latest activity first, until
+ * visit() returns false. */
+void apply_sessions(struct apply *apply, bool (*visit)(void *context, const struct session *session), void *context);
+/* One of them: true and a copy. */
+bool apply_session(struct apply *apply, const uint8_t id[static 16], struct session *ret);
+size_t apply_session_count(struct apply *apply);
+
+#endif

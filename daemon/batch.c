@@ -1,0 +1,202 @@
+/* See batch.h. */
+#include "daemon/batch.h"
+
+#include <endian.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* µs from 1970-01-01 to 2000-01-01, where PostgreSQL counts from; and its limits (src/include/datatype/timestamp.h). */
+#define PG_EPOCH_US INT64_C(946684800000000)
+#define PG_TIME_MIN INT64_C(-211813488000000000)
+#define PG_TIME_END INT64_C(9223371331200000000)
+
+static void put(struct copy_buffer *buf, const void *data, size_t size)
+{
+    if (buf->capacity - buf->size < size) {
+        size_t capacity = buf->capacity ? buf->capacity : 65536;
+        char *grown;
+
+        while (capacity - buf->size < size)
+            capacity *= 2;
+        grown = realloc(buf->data, capacity);
+        if (!grown) {
+            buf->failed = true;
+            return;
+        }
+        buf->data = grown;
+        buf->capacity = capacity;
+    }
+    memcpy(buf->data + buf->size, data, size);
+    buf->size += size;
+}
+
+static void put16(struct copy_buffer *buf, uint16_t value)
+{
+    value = htobe16(value);
+    put(buf, &value, sizeof(value));
+}
+
+static void put32(struct copy_buffer *buf, uint32_t value)
+{
+    value = htobe32(value);
+    put(buf, &value, sizeof(value));
+}
+
+static void put64(struct copy_buffer *buf, uint64_t value)
+{
+    value = htobe64(value);
+    put(buf, &value, sizeof(value));
+}
+
+void copy_begin(struct copy_buffer *buf)
+{
+    buf->size = buf->rows = 0;
+    buf->failed = false;
+    put(buf, "PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0", 19); /* signature, flags, length of the header's extension */
+}
+
+void copy_end(struct copy_buffer *buf)
+{
+    put16(buf, UINT16_MAX);
+}
+
+void copy_done(struct copy_buffer *buf)
+{
+    free(buf->data);
+    *buf = (struct copy_buffer){0};
+}
+
+void copy_row(struct copy_buffer *buf, int columns)
+{
+    put16(buf, (uint16_t)columns);
+    buf->rows++;
+}
+
+void copy_null(struct copy_buffer *buf)
+{
+    put32(buf, UINT32_MAX);
+}
+
+void copy_bool(struct copy_buffer *buf, bool value)
+{
+    put32(buf, 1);
+    put(buf, value ? "\1" : "\0", 1);
+}
+
+void copy_int4(struct copy_buffer *buf, int32_t value)
+{
+    put32(buf, 4);
+    put32(buf, (uint32_t)value);
+}
+
+void copy_int8(struct copy_buffer *buf, int64_t value)
+{
+    put32(buf, 8);
+    put64(buf, (uint64_t)value);
+}
+
+void copy_float8(struct copy_buffer *buf, double value)
+{
+    uint64_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    put32(buf, 8);
+    put64(buf, bits);
+}
+
+void copy_uuid(struct copy_buffer *buf, const uint8_t uuid[static 16])
+{
+    put32(buf, 16);
+    put(buf, uuid, 16);
+}
+
+void copy_text(struct copy_buffer *buf, const char *text, size_t size)
+{
+    if (!text) {
+        copy_null(buf);
+        return;
+    }
+    put32(buf, (uint32_t)size);
+    put(buf, text, size);
+}
+
+void copy_jsonb(struct copy_buffer *buf, const char *json, size_t size)
+{
+    if (!json) {
+        copy_null(buf);
+        return;
+    }
+    put32(buf, (uint32_t)size + 1);
+    put(buf, "\1", 1); /* version */
+    put(buf, json, size);
+}
+
+void copy_time(struct copy_buffer *buf, int64_t epoch_us)
+{
+    if (epoch_us == INT64_MIN)
+        copy_null(buf);
+    else if (epoch_us < PG_TIME_MIN + PG_EPOCH_US)
+        copy_int8(buf, INT64_MIN); /* -infinity */
+    else
+        copy_int8(buf, epoch_us - PG_EPOCH_US >= PG_TIME_END ? INT64_MAX : epoch_us - PG_EPOCH_US);
+}
+
+/* The digits of a decimal and where its point stands: value = 0.d₁d₂d₃… × 10^point. */
+struct decimal {
+    char digits[64];
+    int  count, point;
+};
+
+static struct decimal read_decimal(const char *text)
+{
+    struct decimal d = {.count = 0};
+    bool fraction = false;
+
+    for (; *text && *text != 'e' && *text != 'E'; text++) {
+        if (*text == '.') {
+            fraction = true;
+            continue;
+        }
+        if (d.count == 0 && *text == '0') { /* leading zeros carry no digit */
+            d.point -= fraction;
+            continue;
+        }
+        if (d.count < (int)sizeof(d.digits))
+            d.digits[d.count++] = (char)(*text - '0');
+        d.point += !fraction;
+    }
+    if (*text)
+        d.point += atoi(text + 1);
+    while (d.count > 0 && d.digits[d.count - 1] == 0)
+        d.count--;
+    return d;
+}
+
+/* Groups of four decimal digits, the first with weight 10000^weight (src/backend/utils/adt/numeric.c, numeric_recv). */
+void copy_numeric(struct copy_buffer *buf, const char *decimal)
+{
+    struct decimal d;
+    int weight, lead, groups, scale;
+
+    if (!*decimal) {
+        copy_null(buf);
+        return;
+    }
+    d = read_decimal(decimal);
+    weight = d.point > 0 ? (d.point - 1) / 4 : -((-d.point) / 4) - 1;
+    lead = (weight + 1) * 4 - d.point; /* zeros in front of the first digit, so that the point falls between groups */
+    groups = d.count ? (lead + d.count + 3) / 4 : 0;
+    scale = d.count > d.point ? d.count - d.point : 0;
+    put32(buf, (uint32_t)(8 + 2 * groups));
+    put16(buf, (uint16_t)groups);
+    put16(buf, (uint16_t)(groups ? weight : 0));
+    put16(buf, 0); /* sign: positive */
+    put16(buf, (uint16_t)(d.count ? scale : 0));
+    for (int i = 0; i < groups; i++) {
+        uint16_t group = 0;
+
+        for (int j = i * 4 - lead; j < i * 4 - lead + 4; j++)
+            group = (uint16_t)(group * 10 + (j >= 0 && j < d.count ? d.digits[j] : 0));
+        put16(buf, group);
+    }
+}

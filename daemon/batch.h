@@ -1,0 +1,36 @@
+/* Rows in PostgreSQL's binary COPY format. Pure: bytes in memory, no connection.
+ *
+ * Source of the format: PostgreSQL documentation, COPY, "Binary Format"; field formats are those of the types' receive functions. */
+#ifndef TOLL_DAEMON_BATCH_H
+#define TOLL_DAEMON_BATCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A growing run of COPY bytes. An allocation that fails is remembered in `failed`: writers need not
+ * check each field. */
+struct copy_buffer {
+    char  *data;
+    size_t size, capacity;
+    size_t rows;
+    bool   failed;
+};
+
+void copy_begin(struct copy_buffer *buf); /* keeps the memory of the last use; writes the header */
+void copy_end(struct copy_buffer *buf);   /* writes the trailer */
+void copy_done(struct copy_buffer *buf);  /* frees */
+
+void copy_row(struct copy_buffer *buf, int columns);
+void copy_null(struct copy_buffer *buf);
+void copy_bool(struct copy_buffer *buf, bool value);
+void copy_int4(struct copy_buffer *buf, int32_t value);
+void copy_int8(struct copy_buffer *buf, int64_t value);
+void copy_float8(struct copy_buffer *buf, double value);
+void copy_uuid(struct copy_buffer *buf, const uint8_t uuid[static 16]);
+void copy_text(struct copy_buffer *buf, const char *text, size_t size); /* NULL text: NULL; bytea has the same form */
+void copy_jsonb(struct copy_buffer *buf, const char *json, size_t size);
+void copy_time(struct copy_buffer *buf, int64_t epoch_us); /* timestamptz; INT64_MIN: NULL; beyond its range: ±infinity */
+void copy_numeric(struct copy_buffer *buf, const char *decimal); /* "123.45", "1e-7": what toll_frame.quantity holds; "": NULL */
+
+#endif

@@ -1,0 +1,253 @@
+/* See pg.h. */
+#include "daemon/pg.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uuid/uuid.h>
+
+/* The server's side of a broken connection: without these a dead host's row locks would outlive it by hours. */
+static const char *const SERVER_OPTIONS = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
+                                          "-c idle_in_transaction_session_timeout=60s -c jit=off";
+
+/* One line of libpq's message, without DETAIL (it may show a row). */
+static void set_error(struct pg *pg, const char *message)
+{
+    size_t length = strcspn(message, "\n");
+
+    snprintf(pg->error, sizeof(pg->error), "%.*s", (int)(length < sizeof(pg->error) ? length : sizeof(pg->error) - 1), message);
+}
+
+int pg_classify(const char *sqlstate)
+{
+    static const struct {
+        const char *prefix;
+        int         meaning;
+    } table[] = {
+        {"08", -EAGAIN},          /* connection exception */
+        {"25006", -EAGAIN},       /* read-only: a standby, until it is promoted */
+        {"25P03", -EAGAIN},       /* idle in transaction too long: the daemon was stopped for a while */
+        {"40", -EAGAIN},          /* deadlock, serialization */
+        {"53", -EAGAIN},          /* disk full, out of memory, too many connections */
+        {"55P03", -EAGAIN},       /* lock not available */
+        {"57", -EAGAIN},          /* operator intervention: shutdown, cancel */
+        {"58", -EAGAIN},          /* system error */
+        {"28", -ENOTRECOVERABLE}, /* authorization */
+        {"3D", -ENOTRECOVERABLE}, /* no such database */
+        {"42", -ENOTRECOVERABLE}, /* undefined table or column, privileges */
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(*table); i++)
+        if (strncmp(sqlstate, table[i].prefix, strlen(table[i].prefix)) == 0)
+            return table[i].meaning;
+    return -EINVAL;
+}
+
+/* Notes a failure; takes the result, which may be NULL. */
+static int fail(struct pg *pg, PGresult *result)
+{
+    const char *sqlstate = result ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
+    const char *primary = result ? PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY) : NULL;
+    int r;
+
+    snprintf(pg->sqlstate, sizeof(pg->sqlstate), "%s", sqlstate ? sqlstate : "");
+    set_error(pg, primary ? primary : PQerrorMessage(pg->conn));
+    r = sqlstate && PQstatus(pg->conn) == CONNECTION_OK ? pg_classify(sqlstate) : -EAGAIN;
+    PQclear(result);
+    return r;
+}
+
+static void ignore_notice(void *context, const PGresult *result)
+{
+    (void)context;
+    (void)result;
+}
+
+int pg_connect(struct pg *pg, const struct pg_options *options)
+{
+    char connect_timeout[16], user_timeout[16];
+    /* The URL (dbname) overrides what stands before it, and is overridden by what stands after it. */
+    const char *keys[] = {"connect_timeout", "tcp_user_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count",
+                          "options", "fallback_application_name", "dbname", "client_encoding", NULL};
+    const char *values[] = {connect_timeout, user_timeout, "10", "5", "3", SERVER_OPTIONS, "tolld", options->url, "UTF8", NULL};
+
+    pg_disconnect(pg);
+    snprintf(connect_timeout, sizeof(connect_timeout), "%d", options->connect_timeout_s);
+    snprintf(user_timeout, sizeof(user_timeout), "%d", options->tcp_user_timeout_ms);
+    pg->conn = PQconnectdbParams(keys, values, 1);
+    if (!pg->conn)
+        return -ENOMEM;
+    if (PQstatus(pg->conn) != CONNECTION_OK) {
+        pg->sqlstate[0] = '\0';
+        set_error(pg, PQerrorMessage(pg->conn));
+        pg_disconnect(pg);
+        return -EAGAIN;
+    }
+    PQsetNoticeReceiver(pg->conn, ignore_notice, NULL);
+    return 0;
+}
+
+void pg_disconnect(struct pg *pg)
+{
+    PQfinish(pg->conn); /* takes NULL */
+    pg->conn = NULL;
+}
+
+int pg_connected(const struct pg *pg)
+{
+    return pg->conn && PQstatus(pg->conn) == CONNECTION_OK;
+}
+
+static int check(struct pg *pg, PGresult *result)
+{
+    ExecStatusType status = PQresultStatus(result);
+
+    return status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK ? 0 : fail(pg, result);
+}
+
+int pg_exec(struct pg *pg, const char *sql)
+{
+    PGresult *result = PQexec(pg->conn, sql);
+    int r = check(pg, result);
+
+    if (r == 0)
+        PQclear(result);
+    return r;
+}
+
+int pg_query(struct pg *pg, PGresult **ret, const char *sql, int count, const char *const *values)
+{
+    PGresult *result = PQexecParams(pg->conn, sql, count, NULL, values, NULL, NULL, 0);
+    int r = check(pg, result);
+
+    if (r == 0)
+        *ret = result;
+    return r;
+}
+
+int pg_run(struct pg *pg, int64_t *ret_rows, const char *sql, int count, const char *const *values)
+{
+    PGresult *result;
+    int r = pg_query(pg, &result, sql, count, values);
+
+    if (r < 0)
+        return r;
+    if (ret_rows)
+        *ret_rows = strtoll(PQcmdTuples(result), NULL, 10);
+    PQclear(result);
+    return 0;
+}
+
+int pg_copy(struct pg *pg, const char *sql, const struct copy_buffer *buf)
+{
+    enum { CHUNK = 1 << 20 }; /* libpq copies what it is given before it sends: keep that copy small */
+    PGresult *result, *next;
+    bool sent = true;
+    int r;
+
+    if (buf->failed)
+        return -ENOMEM;
+    result = PQexec(pg->conn, sql);
+    if (PQresultStatus(result) != PGRES_COPY_IN)
+        return fail(pg, result);
+    PQclear(result);
+    for (size_t pos = 0; sent && pos < buf->size; pos += CHUNK)
+        sent = PQputCopyData(pg->conn, buf->data + pos, (int)(buf->size - pos < CHUNK ? buf->size - pos : CHUNK)) == 1;
+    if (!sent || PQputCopyEnd(pg->conn, NULL) != 1)
+        return fail(pg, NULL);
+    result = PQgetResult(pg->conn);
+    r = check(pg, result);
+    if (r == 0)
+        PQclear(result);
+    while ((next = PQgetResult(pg->conn)))
+        PQclear(next);
+    return r;
+}
+
+static void append(struct pg_array *array, const char *text, size_t size)
+{
+    if (array->capacity - array->size < size + 1) {
+        size_t capacity = (array->size + size + 1) * 2;
+        char *grown = realloc(array->text, capacity);
+
+        if (!grown) {
+            array->failed = 1;
+            return;
+        }
+        array->text = grown;
+        array->capacity = capacity;
+    }
+    memcpy(array->text + array->size, text, size);
+    array->size += size;
+    array->text[array->size] = '\0';
+}
+
+void pg_array_begin(struct pg_array *array)
+{
+    array->size = 0;
+    array->failed = 0;
+    append(array, "{", 1);
+}
+
+static void separate(struct pg_array *array)
+{
+    if (array->size > 1)
+        append(array, ",", 1);
+}
+
+void pg_array_add(struct pg_array *array, const char *element)
+{
+    separate(array);
+    if (!element) {
+        append(array, "NULL", 4);
+        return;
+    }
+    append(array, "\"", 1);
+    for (; *element; element++) {
+        if (*element == '"' || *element == '\\')
+            append(array, "\\", 1);
+        append(array, element, 1);
+    }
+    append(array, "\"", 1);
+}
+
+void pg_array_add_uuid(struct pg_array *array, const uint8_t uuid[static 16])
+{
+    char text[PG_UUID_TEXT];
+
+    pg_uuid_format(uuid, text);
+    separate(array);
+    append(array, text, PG_UUID_TEXT - 1);
+}
+
+void pg_array_add_int(struct pg_array *array, int64_t value)
+{
+    char text[24];
+
+    separate(array);
+    append(array, text, (size_t)snprintf(text, sizeof(text), "%" PRId64, value));
+}
+
+const char *pg_array_end(struct pg_array *array)
+{
+    append(array, "}", 1);
+    return array->failed ? NULL : array->text;
+}
+
+void pg_array_done(struct pg_array *array)
+{
+    free(array->text);
+    *array = (struct pg_array){0};
+}
+
+void pg_uuid_format(const uint8_t uuid[static 16], char ret[static PG_UUID_TEXT])
+{
+    uuid_unparse_lower(uuid, ret);
+}
+
+int pg_uuid_parse(const char *text, uint8_t ret[static 16])
+{
+    return uuid_parse(text, ret) == 0 ? 0 : -EINVAL;
+}

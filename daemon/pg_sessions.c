@@ -1,0 +1,353 @@
+/* See pg_sessions.h. */
+#include "daemon/pg_sessions.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char CREATE_TABLE[] =
+    "CREATE TEMPORARY TABLE IF NOT EXISTS toll_batch_sessions ("
+    " session_id uuid, is_new boolean, whole boolean, orphan boolean, starts integer, ends integer, rows integer,"
+    " started_at timestamptz, started_at_reported timestamptz, last_at timestamptz,"
+    " ended_at timestamptz, ended_at_reported timestamptz, finish_reason text, metadata jsonb, raw_json jsonb,"
+    " llm_input_tokens bigint, llm_output_tokens bigint, llm_calls bigint, tts_chars bigint, tts_calls bigint,"
+    " stt_audio_ms float8, stt_calls bigint) ON COMMIT DELETE ROWS";
+static const char COPY_ROWS[] = "COPY pg_temp.toll_batch_sessions FROM STDIN (FORMAT binary)";
+enum { ROW_COLUMNS = 22 };
+
+/* A session first seen: its whole row, with its totals if it ends within the batch. A row that is there already is left to UPDATE_ROWS. */
+static const char INSERT_ROWS[] =
+    "INSERT INTO public.billing_sessions (session_id, started_at, started_at_reported, start_missing, duplicate_starts, metadata,"
+    " raw_json, owner_journal, owner_writer, ended_at, ended_at_reported, finish_reason, duration_secs, duplicate_ends,"
+    " llm_input_tokens, llm_output_tokens, llm_calls, tts_chars, tts_calls, stt_audio_ms, stt_calls) "
+    "SELECT session_id, started_at, started_at_reported, starts = 0, greatest(starts - 1, 0), coalesce(metadata, '{}'),"
+    " raw_json, $1::uuid, $2::integer, end_at, CASE WHEN end_at > ended_at THEN coalesce(ended_at_reported, ended_at) ELSE"
+    " ended_at_reported END, finish_reason, extract(epoch FROM end_at - started_at), greatest(ends - 1, 0),"
+    " CASE WHEN ends > 0 THEN llm_input_tokens ELSE 0 END, CASE WHEN ends > 0 THEN llm_output_tokens ELSE 0 END,"
+    " CASE WHEN ends > 0 THEN llm_calls ELSE 0 END, CASE WHEN ends > 0 THEN tts_chars ELSE 0 END,"
+    " CASE WHEN ends > 0 THEN tts_calls ELSE 0 END, CASE WHEN ends > 0 THEN stt_audio_ms ELSE 0 END,"
+    " CASE WHEN ends > 0 THEN stt_calls ELSE 0 END "
+    "FROM (SELECT *, CASE WHEN ends > 0 THEN greatest(ended_at, started_at) END AS end_at FROM pg_temp.toll_batch_sessions) AS u "
+    "WHERE is_new ORDER BY session_id ON CONFLICT (session_id) DO NOTHING RETURNING session_id";
+
+/* FOR SHARE is enough to store events; FOR UPDATE where the row will be written. In order of session_id, so that two batches never wait for each
+ * other. (FOR KEY SHARE, which the foreign key takes, does not conflict with an update of totals: a sum was lost.) */
+#define LOCK_ROWS                                                                                                                \
+    "SELECT session_id, ended_at IS NOT NULL, shared, owner_journal = $2::uuid AND owner_writer = $3::integer "                \
+    "FROM public.billing_sessions WHERE session_id = ANY ($1::uuid[]) ORDER BY session_id "
+static const char LOCK_SHARE[] = LOCK_ROWS "FOR SHARE";
+static const char LOCK_UPDATE[] = LOCK_ROWS "FOR UPDATE";
+
+/* R3's rules for starts, ends and totals, in one statement. s is the row as it stands (locked), u what the batch brings. */
+static const char UPDATE_ROWS[] =
+    "WITH known AS ("
+    " SELECT u.*, s.started_at AS old_started, s.started_at_reported AS old_started_reported, s.start_missing, s.ended_at AS old_ended,"
+    "  s.ended_at_reported AS old_ended_reported, s.finish_reason AS old_reason, s.sealed,"
+    "  s.shared OR s.owner_journal IS DISTINCT FROM $1::uuid OR s.owner_writer IS DISTINCT FROM $2::integer AS shared_now,"
+    /* The first end finalizes; a real end supersedes an orphan's. */
+    "  u.ends > 0 AND (s.ended_at IS NULL OR s.finish_reason = 'orphaned') AS ends_now,"
+    "  u.orphan AND s.ended_at IS NULL AS orphaned_now,"
+    /* A real start replaces a synthesised one; of two real ones the earlier stays. */
+    "  CASE WHEN u.starts > 0 AND (s.start_missing OR u.started_at < s.started_at) THEN u.started_at ELSE s.started_at END AS begin_at"
+    " FROM pg_temp.toll_batch_sessions AS u JOIN public.billing_sessions AS s USING (session_id)"
+    " WHERE u.session_id = ANY ($3::uuid[])"
+    "), timed AS ("
+    " SELECT *, NOT shared_now AND whole AND (ends_now OR orphaned_now) AS from_memory,"
+    "  CASE WHEN ends_now THEN ended_at"
+    "   WHEN orphaned_now AND whole AND NOT shared_now THEN last_at"
+    /* An orphan that memory does not know whole ends with its last stored row. */
+    "   WHEN orphaned_now THEN (SELECT max(at) FROM (SELECT max(occurred_at) AS at FROM public.billing_events AS e WHERE e.session_id ="
+    "    known.session_id UNION ALL SELECT max(occurred_at) FROM public.session_transcripts AS t WHERE t.session_id ="
+    "    known.session_id) AS last)"
+    "   WHEN old_reason = 'orphaned' AND rows > 0 THEN greatest(old_ended, last_at)"
+    "   ELSE old_ended END AS end_at"
+    " FROM known"
+    "), n AS ("
+    " SELECT *, CASE WHEN ends_now OR orphaned_now OR old_ended IS NOT NULL THEN greatest(end_at, begin_at) END AS final_end FROM timed"
+    ") "
+    "UPDATE public.billing_sessions AS s SET"
+    " started_at = n.begin_at,"
+    " started_at_reported = CASE WHEN n.begin_at = n.old_started AND NOT n.start_missing THEN n.old_started_reported"
+    "  WHEN n.starts > 0 THEN n.started_at_reported ELSE n.old_started_reported END,"
+    " start_missing = n.start_missing AND n.starts = 0,"
+    " duplicate_starts = s.duplicate_starts + greatest(n.starts - n.start_missing::integer, 0),"
+    " metadata = coalesce(n.metadata, '{}') || s.metadata,"
+    " raw_json = CASE WHEN n.raw_json IS NULL THEN s.raw_json ELSE n.raw_json || coalesce(s.raw_json, '{}') END,"
+    " shared = n.shared_now,"
+    " ended_at = n.final_end,"
+    " ended_at_reported = CASE WHEN NOT n.ends_now THEN n.old_ended_reported WHEN n.final_end > n.ended_at THEN"
+    "  coalesce(n.ended_at_reported, n.ended_at) ELSE n.ended_at_reported END,"
+    " finish_reason = CASE WHEN n.ends_now THEN n.finish_reason WHEN n.orphaned_now THEN 'orphaned' ELSE n.old_reason END,"
+    " duration_secs = extract(epoch FROM n.final_end - n.begin_at),"
+    " duplicate_ends = s.duplicate_ends + greatest(n.ends - n.ends_now::integer, 0),"
+    " revision = s.revision + (n.old_ended IS NOT NULL AND (n.rows > 0 OR n.starts > 0 OR n.ends_now))::integer,"
+#define TOTAL(column)                                                                                                            \
+    " " column " = CASE WHEN n.from_memory THEN n." column " WHEN n.sealed AND n.rows > 0 THEN s." column " + n." column      \
+    " ELSE s." column " END,"
+    TOTAL("llm_input_tokens") TOTAL("llm_output_tokens") TOTAL("llm_calls") TOTAL("tts_chars") TOTAL("tts_calls")
+    TOTAL("stt_audio_ms") TOTAL("stt_calls")
+#undef TOTAL
+    " updated_at = now() "
+    "FROM n WHERE s.session_id = n.session_id "
+    "RETURNING s.session_id, s.ended_at IS NOT NULL,"
+    " s.ended_at IS NOT NULL AND NOT n.from_memory AND NOT n.sealed AND (n.rows > 0 OR n.ends_now OR n.orphaned_now)";
+
+enum { INSERTED = 1, ENDED = 2, FOREIGN = 4 /* another's, and not yet marked as shared */, COPIED = 8 };
+
+int pg_sessions_prepare(struct pg *pg)
+{
+    return pg_exec(pg, CREATE_TABLE);
+}
+
+void pg_sessions_done(struct pg_sessions *sessions)
+{
+    copy_done(&sessions->rows);
+    pg_array_done(&sessions->ids);
+    free(sessions->states);
+}
+
+static void add_row(struct copy_buffer *buf, const struct session_change *change)
+{
+    const struct session *session = change->session;
+    const struct session_totals *totals = &session->totals;
+
+    copy_row(buf, ROW_COLUMNS);
+    copy_uuid(buf, session->id);
+    copy_bool(buf, !session->stored);
+    copy_bool(buf, session->whole && session->stored); /* else, in UPDATE_ROWS, the row was there before memory knew of it */
+    copy_bool(buf, change->orphan);
+    copy_int4(buf, (int32_t)change->starts);
+    copy_int4(buf, (int32_t)change->ends);
+    copy_int4(buf, (int32_t)change->rows);
+    copy_time(buf, change->starts ? change->started_us : session->started_us);
+    copy_time(buf, change->started_reported_us);
+    copy_time(buf, session->last_us);
+    copy_time(buf, change->ended_us);
+    copy_time(buf, change->ended_reported_us);
+    copy_text(buf, change->finish_reason, change->finish_reason ? strlen(change->finish_reason) : 0);
+    copy_jsonb(buf, change->metadata, change->metadata ? strlen(change->metadata) : 0);
+    copy_jsonb(buf, change->raw_json, change->raw_json ? strlen(change->raw_json) : 0);
+    copy_int8(buf, totals->llm_input_tokens);
+    copy_int8(buf, totals->llm_output_tokens);
+    copy_int8(buf, totals->llm_calls);
+    copy_int8(buf, totals->tts_chars);
+    copy_int8(buf, totals->tts_calls);
+    copy_float8(buf, (double)totals->stt_audio_us / 1000.0);
+    copy_int8(buf, totals->stt_calls);
+}
+
+/* Sends the rows of all changes that `wanted` picks and that were not sent yet. */
+static int send_rows(struct pg_sessions *sessions, struct pg *pg, struct session_change *const *changes, size_t count,
+                     bool (*wanted)(const struct session_change *change, unsigned char state))
+{
+    copy_begin(&sessions->rows);
+    for (size_t i = 0; i < count; i++) {
+        if ((sessions->states[i] & COPIED) || !wanted(changes[i], sessions->states[i]))
+            continue;
+        add_row(&sessions->rows, changes[i]);
+        sessions->states[i] |= COPIED;
+    }
+    copy_end(&sessions->rows);
+    return sessions->rows.rows ? pg_copy(pg, COPY_ROWS, &sessions->rows) : 0;
+}
+
+static bool is_new_or_written(const struct session_change *change, unsigned char state)
+{
+    (void)state;
+    return !change->session->stored || change->starts || change->ends || change->orphan;
+}
+
+/* Whether the row must be written though it is not new: what is told to it, or what was found in it. */
+static bool needs_update(const struct session_change *change, unsigned char state)
+{
+    if (state & INSERTED)
+        return false;
+    return change->starts || change->ends || change->orphan || ((state & ENDED) && change->rows) || (state & FOREIGN);
+}
+
+/* The index of the change with that id, in changes sorted by id; count if there is none. */
+static size_t find_change(struct session_change *const *changes, size_t count, const char *uuid_text)
+{
+    uint8_t id[16];
+    size_t low = 0, high = count;
+
+    if (pg_uuid_parse(uuid_text, id) < 0)
+        return count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = memcmp(changes[middle]->session->id, id, sizeof(id));
+
+        if (order == 0)
+            return middle;
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return count;
+}
+
+static int insert_new(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer,
+                      struct session_change *const *changes, size_t count)
+{
+    const char *parameters[] = {journal, writer};
+    PGresult *result;
+    int r = pg_query(pg, &result, INSERT_ROWS, 2, parameters);
+
+    if (r < 0)
+        return r;
+    for (int i = 0; i < PQntuples(result); i++) {
+        size_t at = find_change(changes, count, PQgetvalue(result, i, 0));
+
+        if (at < count)
+            sessions->states[at] |= INSERTED;
+    }
+    PQclear(result);
+    return 0;
+}
+
+/* Locks the rows of all changes that `wanted` picks and notes their states. -ESTALE if one is not there. */
+static int lock_rows(struct pg_sessions *sessions, struct pg *pg, const char *sql, const char *journal, const char *writer,
+                     struct session_change *const *changes, size_t count,
+                     bool (*wanted)(const struct session_change *change, unsigned char state))
+{
+    const char *parameters[] = {NULL, journal, writer};
+    PGresult *result;
+    size_t picked = 0;
+    int r;
+
+    pg_array_begin(&sessions->ids);
+    for (size_t i = 0; i < count; i++)
+        if (wanted(changes[i], sessions->states[i])) {
+            pg_array_add_uuid(&sessions->ids, changes[i]->session->id);
+            picked++;
+        }
+    if (picked == 0)
+        return 0;
+    parameters[0] = pg_array_end(&sessions->ids);
+    if (!parameters[0])
+        return -ENOMEM;
+    r = pg_query(pg, &result, sql, 3, parameters);
+    if (r < 0)
+        return r;
+    if ((size_t)PQntuples(result) != picked)
+        r = -ESTALE;
+    for (int i = 0; i < PQntuples(result); i++) {
+        size_t at = find_change(changes, count, PQgetvalue(result, i, 0));
+        bool ended = PQgetvalue(result, i, 1)[0] == 't', shared = PQgetvalue(result, i, 2)[0] == 't';
+        bool mine = PQgetvalue(result, i, 3)[0] == 't';
+
+        if (at < count)
+            sessions->states[at] |= (unsigned char)((ended ? ENDED : 0) | (mine || shared ? 0 : FOREIGN));
+    }
+    PQclear(result);
+    return r;
+}
+
+static bool not_inserted(const struct session_change *change, unsigned char state)
+{
+    (void)change;
+    return !(state & INSERTED);
+}
+
+static int reset(struct pg_sessions *sessions, struct pg *pg, bool again, size_t count)
+{
+    if (count > sessions->capacity) {
+        unsigned char *states = realloc(sessions->states, count);
+
+        if (!states)
+            return -ENOMEM;
+        sessions->states = states;
+        sessions->capacity = count;
+    }
+    if (count)
+        memset(sessions->states, 0, count);
+    return again ? pg_exec(pg, "DELETE FROM pg_temp.toll_batch_sessions") : 0;
+}
+
+int pg_sessions_claim(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer, bool again,
+                      struct session_change *const *changes, size_t count)
+{
+    bool any_new = false, share_will_do = true;
+    int r = reset(sessions, pg, again, count);
+
+    if (r == 0)
+        r = send_rows(sessions, pg, changes, count, is_new_or_written);
+    for (size_t i = 0; i < count; i++)
+        any_new = any_new || !changes[i]->session->stored;
+    if (r == 0 && any_new)
+        r = insert_new(sessions, pg, journal, writer, changes, count);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < count; i++)
+        if (not_inserted(changes[i], sessions->states[i]) && is_new_or_written(changes[i], 0))
+            share_will_do = false;
+    r = lock_rows(sessions, pg, share_will_do ? LOCK_SHARE : LOCK_UPDATE, journal, writer, changes, count, not_inserted);
+    /* A share lock may show that the row must be written after all: ended, or taken over by somebody else meanwhile. */
+    if (r == 0 && share_will_do)
+        r = lock_rows(sessions, pg, LOCK_UPDATE, journal, writer, changes, count, needs_update);
+    return r;
+}
+
+static int recompute(struct pg_sessions *sessions, struct pg *pg)
+{
+    const char *ids = pg_array_end(&sessions->ids);
+
+    return ids ? pg_run(pg, NULL, "SELECT toll.recompute_totals($1::uuid[])", 1, &ids) : -ENOMEM;
+}
+
+static int update_rows(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer,
+                       struct session_change *const *changes, size_t count, size_t expected)
+{
+    const char *parameters[] = {journal, writer, pg_array_end(&sessions->ids)};
+    PGresult *result;
+    size_t to_sum = 0;
+    int r;
+
+    if (!parameters[2])
+        return -ENOMEM;
+    r = pg_query(pg, &result, UPDATE_ROWS, 3, parameters);
+    if (r < 0)
+        return r;
+    if ((size_t)PQntuples(result) != expected) {
+        PQclear(result);
+        return -ESTALE;
+    }
+    pg_array_begin(&sessions->ids);
+    for (int i = 0; i < PQntuples(result); i++) {
+        size_t at = find_change(changes, count, PQgetvalue(result, i, 0));
+
+        if (at < count)
+            changes[at]->finalized = PQgetvalue(result, i, 1)[0] == 't';
+        if (at < count && PQgetvalue(result, i, 2)[0] == 't') {
+            pg_array_add_uuid(&sessions->ids, changes[at]->session->id);
+            to_sum++;
+        }
+    }
+    PQclear(result);
+    return to_sum ? recompute(sessions, pg) : 0;
+}
+
+int pg_sessions_settle(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer,
+                       struct session_change *const *changes, size_t count)
+{
+    size_t updates = 0;
+    int r = send_rows(sessions, pg, changes, count, needs_update);
+
+    if (r < 0)
+        return r;
+    pg_array_begin(&sessions->ids);
+    for (size_t i = 0; i < count; i++) {
+        unsigned char state = sessions->states[i];
+
+        changes[i]->existed = !(state & INSERTED) && !changes[i]->session->stored;
+        changes[i]->finalized = (state & INSERTED) ? changes[i]->ends > 0 : (state & ENDED) != 0;
+        if (state & FOREIGN)
+            changes[i]->existed = true; /* memory is not the whole story any more */
+        if (needs_update(changes[i], state)) {
+            pg_array_add_uuid(&sessions->ids, changes[i]->session->id);
+            updates++;
+        }
+    }
+    return updates ? update_rows(sessions, pg, journal, writer, changes, count, updates) : 0;
+}

@@ -1,0 +1,119 @@
+/* What a sink is: the place where batches of frames end. PostgreSQL (sink_postgres) and the log (sink_log) ship.
+ *
+ * The writer drives it, on one thread, in this order:
+ *   open · { begin · load_streams · { attempt · add … · store · settle } … · finish · commit } …
+ * and may call abort at any point, which forgets all since begin. Calls may block for as long as the sink's server does.
+ *
+ * Results are 0 or one of
+ *   -EAGAIN          the sink's server is away or short of something: abort, open again, and repeat the batch later
+ *   -ESTALE          what the writer believes about the watermark, or a stream, is no longer true: abort, open, go on from what open says
+ *   -EINVAL          the data is refused: abort or settle(false); some frame since attempt is at fault, or all are
+ *   -ENOTRECOVERABLE schema, privileges or configuration are wrong: abort, raise an alarm, try again at leisure
+ *   -ENOMEM          as -EAGAIN
+ * and sink_error() says in words what happened, with what to do where there is something to do. */
+#ifndef TOLL_DAEMON_SINK_H
+#define TOLL_DAEMON_SINK_H
+
+#include "daemon/rangeset.h"
+#include "daemon/session.h"
+#include "proto/frame.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Which log this is: the key of its watermark. */
+struct sink_journal {
+    uint8_t     uuid[16];
+    int         writer;
+    const char *host;
+    bool        registered;   /* it had a watermark before: a missing one is then an error, not a first time */
+    uint64_t    register_lsn; /* where a first time begins */
+};
+
+/* A stream's numbers that are stored, as the writer caches them. */
+struct sink_stream {
+    uint32_t        uid, pid;
+    uint8_t         id[16];
+    struct rangeset seen;
+    int64_t         revision; /* of the stored row; 0: there is none yet */
+    char            client[48];
+};
+
+/* Where a frame came from; what quarantine needs to know of it. */
+struct sink_origin {
+    const void *data; /* its bytes */
+    size_t      size;
+    uint64_t    lsn;  /* of its datagram */
+    uint32_t    index;                 /* its place there, from 0 */
+    uint32_t    uid, pid;
+    int64_t     received_us;
+    bool        sequenced;
+    uint8_t     stream_id[16];
+    uint64_t    seq;                   /* 0: none */
+};
+
+/* A frame to store: any type but session_start, session_end and stream. */
+struct sink_row {
+    const struct toll_frame  *frame;
+    const struct sink_origin *origin;
+    int64_t                   occurred_us; /* to store */
+    int64_t                   reported_us; /* the sender's own where that was clamped, or TOLL_TIME_MISSING */
+};
+
+struct sink_refused {
+    struct sink_origin origin;
+    char               reason[TOLL_REASON_MAX];
+};
+
+struct sink_counts {
+    uint32_t received, stored, quarantined, duplicates; /* frames: received is the sum of the others */
+    uint32_t events, transcripts, gaps;                 /* rows */
+    int64_t  first_received_us, last_received_us;
+};
+
+/* What goes with the frames in the same transaction. */
+struct sink_batch {
+    uint64_t                   from, to; /* the range of the journal; equal: no frames, orphans are closed */
+    struct sink_counts         counts;
+    struct sink_stream *const *streams; /* whose `seen` changed */
+    size_t                     stream_count;
+    const struct sink_refused *refused;
+    size_t                     refused_count;
+};
+
+struct sink; /* one of each kind's own */
+
+struct sink_ops {
+    const char *name;
+    /* Connects if need be and reads the watermark: every frame below *ret_lsn is stored. -ENOENT: a registered journal's watermark is gone. */
+    int (*open)(struct sink *sink, const struct sink_journal *journal, uint64_t *ret_lsn);
+    /* Starts the batch [from, to) by moving the watermark. -ESTALE if it does not stand at `from`. */
+    int (*begin)(struct sink *sink, uint64_t from, uint64_t to);
+    /* Fills in seen and revision of streams the writer does not know (given with revision 0 and an empty set). */
+    int (*load_streams)(struct sink *sink, struct sink_stream *const *streams, size_t count);
+    /* Begins an attempt at some frames; careful: one that may fail without losing the batch. */
+    int (*attempt)(struct sink *sink, bool careful);
+    int (*add)(struct sink *sink, const struct sink_row *row);
+    /* Stores the attempt's sessions and rows, sessions in order of their id; sets what the sink sets in each change. */
+    int (*store)(struct sink *sink, struct session_change *const *changes, size_t count);
+    /* Ends a careful attempt: keeps or undoes it. */
+    int (*settle)(struct sink *sink, bool keep);
+    int (*finish)(struct sink *sink, const struct sink_batch *batch);
+    int (*commit)(struct sink *sink);
+    void (*abort)(struct sink *sink);
+    /* Live sessions that are this journal's, or whose owner has long been silent: the candidates for orphans that memory does not know.
+     * Between batches. */
+    int (*open_sessions)(struct sink *sink, void (*found)(void *context, const uint8_t id[16]), void *context);
+    /* Housekeeping between batches, every minute or so: partitions, heartbeat. */
+    int (*tend)(struct sink *sink);
+    const char *(*error)(const struct sink *sink);
+    const char *(*error_class)(const struct sink *sink); /* of the last -EINVAL: an SQLSTATE, to tell failures that are alike */
+    void (*free)(struct sink *sink);
+};
+
+struct sink {
+    const struct sink_ops *ops;
+};
+
+#endif

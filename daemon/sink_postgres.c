@@ -1,0 +1,600 @@
+/* See sink_postgres.h. Read together with daemon/DESIGN.md, "Exactly once". */
+#include "daemon/sink_postgres.h"
+
+#include "daemon/log.h"
+#include "daemon/migrate.h"
+#include "daemon/pg.h"
+#include "daemon/pg_rows.h"
+#include "daemon/pg_sessions.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct sink_postgres {
+    struct sink                  sink;
+    struct sink_postgres_options options;
+    char                        *url;
+    struct pg                    pg;
+    bool                         prepared;    /* of this connection: schema checked, temporary table made */
+    bool                         may_bypass;  /* this role may switch the foreign keys' triggers off */
+    bool                         told;        /* … and the log knows if it may not */
+    char                         journal[PG_UUID_TEXT], writer[12];
+    uint8_t                      journal_id[16];
+    int64_t                      batch_id;
+    bool                         careful, tried; /* in this transaction */
+    struct copy_buffer           events, transcripts, gaps, quarantine;
+    struct pg_sessions           sessions;
+    char                         error[768];
+};
+
+static struct sink_postgres *self(struct sink *sink)
+{
+    return (struct sink_postgres *)(void *)sink;
+}
+
+/* Says what was being done when pg failed. */
+static int failed(struct sink_postgres *s, const char *doing, int r)
+{
+    if (r < 0 && r != -ENOMEM && r != -ESTALE)
+        snprintf(s->error, sizeof(s->error), "%s: %s%s%s%s", doing, s->pg.error, s->pg.sqlstate[0] ? " (SQLSTATE " : "",
+                 s->pg.sqlstate, s->pg.sqlstate[0] ? ")" : "");
+    else if (r < 0)
+        snprintf(s->error, sizeof(s->error), "%s: %s", doing, r == -ENOMEM ? "out of memory" : "changed by somebody else meanwhile");
+    return r;
+}
+
+static void log_migration(void *context, int priority, const char *line)
+{
+    (void)context;
+    log_write(priority <= 4 /* LOG_WARNING of syslog(3) */ ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "%s", line);
+}
+
+static int prepare_schema(struct sink_postgres *s)
+{
+    char reason[MIGRATE_REASON_MAX];
+    int r = migrate_check(s->pg.conn, reason);
+
+    if ((r == -ENOENT || r == -ESTALE) && s->options.auto_migrate)
+        r = migrate_run(s->pg.conn, log_migration, NULL, reason);
+    if (r == 0)
+        return 0;
+    snprintf(s->error, sizeof(s->error), "checking the schema: %s", reason);
+    return r == -EAGAIN || r == -ENOTCONN ? -EAGAIN : -ENOTRECOVERABLE;
+}
+
+/* Foreign keys are checked once per session and batch where this role may set session_replication_role (PostgreSQL 15: GRANT SET ON PARAMETER). */
+static int find_privileges(struct sink_postgres *s)
+{
+    PGresult *result;
+    int r = pg_query(&s->pg, &result, "SELECT has_parameter_privilege('session_replication_role', 'SET')", 0, NULL);
+
+    if (r < 0)
+        return failed(s, "reading privileges", r);
+    s->may_bypass = PQgetvalue(result, 0, 0)[0] == 't';
+    PQclear(result);
+    if (!s->may_bypass && !s->told)
+        log_info("foreign keys are checked row by row, which takes PostgreSQL about twice the time: "
+                   "to change that, run as a superuser: GRANT SET ON PARAMETER session_replication_role TO the daemon's role");
+    s->told = true;
+    return 0;
+}
+
+static int prepare_connection(struct sink_postgres *s)
+{
+    const struct pg_options options = {
+        .url = s->url,
+        .connect_timeout_s = s->options.connect_timeout_s,
+        .tcp_user_timeout_ms = s->options.tcp_user_timeout_ms,
+    };
+    int r;
+
+    if (s->prepared && pg_connected(&s->pg))
+        return 0;
+    s->prepared = false;
+    r = failed(s, "connecting", pg_connect(&s->pg, &options));
+    if (r == 0)
+        r = prepare_schema(s);
+    if (r == 0)
+        r = failed(s, "making a temporary table", pg_sessions_prepare(&s->pg));
+    if (r == 0)
+        r = find_privileges(s);
+    s->prepared = r == 0;
+    return r;
+}
+
+static int register_journal(struct sink_postgres *s, const struct sink_journal *journal)
+{
+    char lsn[24];
+    const char *parameters[] = {s->journal, s->writer, lsn, journal->host, TOLL_VERSION};
+
+    snprintf(lsn, sizeof(lsn), "%" PRIu64, journal->register_lsn);
+    return failed(s, "registering the journal",
+                  pg_run(&s->pg, NULL,
+                         "INSERT INTO toll.journals (journal_id, writer, lsn, host, version) "
+                         "VALUES ($1::uuid, $2::integer, $3::bigint, $4, $5) ON CONFLICT DO NOTHING",
+                         5, parameters));
+}
+
+/* 0 and the watermark, -ENOENT, or a failure. */
+static int read_watermark(struct sink_postgres *s, uint64_t *ret_lsn)
+{
+    const char *parameters[] = {s->journal, s->writer};
+    PGresult *result;
+    int r = pg_query(&s->pg, &result, "SELECT lsn FROM toll.journals WHERE journal_id = $1::uuid AND writer = $2::integer", 2, parameters);
+
+    if (r < 0)
+        return failed(s, "reading the watermark", r);
+    if (PQntuples(result) == 1)
+        *ret_lsn = strtoull(PQgetvalue(result, 0, 0), NULL, 10);
+    else
+        r = -ENOENT;
+    PQclear(result);
+    return r;
+}
+
+static int op_open(struct sink *sink, const struct sink_journal *journal, uint64_t *ret_lsn)
+{
+    struct sink_postgres *s = self(sink);
+    int r;
+
+    pg_uuid_format(journal->uuid, s->journal);
+    memcpy(s->journal_id, journal->uuid, sizeof(s->journal_id));
+    snprintf(s->writer, sizeof(s->writer), "%d", journal->writer);
+    r = prepare_connection(s);
+    if (r < 0)
+        return r;
+    r = read_watermark(s, ret_lsn);
+    if (r != -ENOENT)
+        return r;
+    if (journal->registered) {
+        snprintf(s->error, sizeof(s->error),
+                 "this database has no watermark for journal %s, though it had one before: is it the right database? If it is, say where to go on: "
+                 "INSERT INTO toll.journals (journal_id, writer, lsn) VALUES ('%s', %s, %" PRIu64 ") stores all that the journal still holds",
+                 s->journal, s->journal, s->writer, journal->register_lsn);
+        return -ENOENT;
+    }
+    r = register_journal(s, journal);
+    return r < 0 ? r : read_watermark(s, ret_lsn);
+}
+
+static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
+{
+    struct sink_postgres *s = self(sink);
+    char from_text[24], to_text[24];
+    const char *parameters[] = {s->journal, s->writer, from_text, to_text};
+    PGresult *result;
+    /* Sessions are locked before events, in the order in which attaching a partition takes its locks. */
+    int r = pg_exec(&s->pg, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on; "
+                            "LOCK TABLE public.billing_sessions IN ROW EXCLUSIVE MODE");
+
+    if (r < 0)
+        return failed(s, "beginning a transaction", r);
+    s->careful = s->tried = false;
+    snprintf(from_text, sizeof(from_text), "%" PRIu64, from);
+    snprintf(to_text, sizeof(to_text), "%" PRIu64, to);
+    r = pg_query(&s->pg, &result,
+                 "UPDATE toll.journals SET lsn = $4::bigint, seen_at = now() WHERE journal_id = $1::uuid AND writer = $2::integer "
+                 "AND lsn = $3::bigint RETURNING nextval('toll.batch_id_seq')",
+                 4, parameters);
+    if (r < 0)
+        return failed(s, "moving the watermark", r);
+    if (PQntuples(result) == 1)
+        s->batch_id = strtoll(PQgetvalue(result, 0, 0), NULL, 10);
+    else
+        r = failed(s, "moving the watermark", -ESTALE);
+    PQclear(result);
+    return r;
+}
+
+/* Three arrays that name streams: uid, id, writer is ours. */
+static int load_some(struct sink_postgres *s, struct sink_stream *const *streams, size_t count, struct pg_array *uids, struct pg_array *ids)
+{
+    const char *parameters[] = {NULL, NULL, s->writer};
+    PGresult *result;
+    int r;
+
+    pg_array_begin(uids);
+    pg_array_begin(ids);
+    for (size_t i = 0; i < count; i++) {
+        pg_array_add_int(uids, streams[i]->uid);
+        pg_array_add_uuid(ids, streams[i]->id);
+    }
+    parameters[0] = pg_array_end(uids);
+    parameters[1] = pg_array_end(ids);
+    if (!parameters[0] || !parameters[1])
+        return -ENOMEM;
+    r = pg_query(&s->pg, &result,
+                 "SELECT u.n - 1, t.seen, t.revision FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS u (uid, stream_id, n) "
+                 "JOIN toll.streams AS t ON t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $3::integer",
+                 3, parameters);
+    if (r < 0)
+        return r;
+    for (int i = 0; r == 0 && i < PQntuples(result); i++) {
+        struct sink_stream *stream = streams[strtoul(PQgetvalue(result, i, 0), NULL, 10)];
+
+        rangeset_done(&stream->seen);
+        r = rangeset_parse(&stream->seen, PQgetvalue(result, i, 1));
+        stream->revision = strtoll(PQgetvalue(result, i, 2), NULL, 10);
+    }
+    PQclear(result);
+    return r;
+}
+
+static int op_load_streams(struct sink *sink, struct sink_stream *const *streams, size_t count)
+{
+    struct sink_postgres *s = self(sink);
+    struct pg_array uids = {0}, ids = {0};
+    int r = count ? load_some(s, streams, count, &uids, &ids) : 0;
+
+    pg_array_done(&uids);
+    pg_array_done(&ids);
+    return failed(s, "reading streams", r);
+}
+
+static int op_attempt(struct sink *sink, bool careful)
+{
+    struct sink_postgres *s = self(sink);
+
+    copy_begin(&s->events);
+    copy_begin(&s->transcripts);
+    copy_begin(&s->gaps);
+    s->careful = careful;
+    return careful ? failed(s, "setting a savepoint", pg_exec(&s->pg, "SAVEPOINT attempt")) : 0;
+}
+
+static int op_add(struct sink *sink, const struct sink_row *row)
+{
+    struct sink_postgres *s = self(sink);
+
+    switch (row->frame->type) {
+    case TOLL_FRAME_TRANSCRIPT:
+        pg_row_transcript(&s->transcripts, row, s->batch_id);
+        break;
+    case TOLL_FRAME_GAP:
+        pg_row_gap(&s->gaps, row, s->batch_id);
+        break;
+    default:
+        pg_row_event(&s->events, row, s->batch_id);
+        break;
+    }
+    return 0;
+}
+
+/* Whether a user has put a trigger on the tables we COPY into, partitions included. The lock keeps it from appearing
+ * before the transaction ends; replica mode would silence it. */
+static int user_triggers(struct sink_postgres *s, bool *ret)
+{
+    PGresult *result;
+    int r = pg_exec(&s->pg, "LOCK TABLE public.billing_events, public.session_transcripts IN ROW EXCLUSIVE MODE");
+
+    if (r == 0)
+        r = pg_query(&s->pg, &result,
+                     "SELECT EXISTS (SELECT FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'R') AND tgrelid IN ("
+                     "SELECT relid FROM pg_partition_tree('public.billing_events') UNION ALL "
+                     "SELECT relid FROM pg_partition_tree('public.session_transcripts')))",
+                     0, NULL);
+    if (r < 0)
+        return r;
+    *ret = PQgetvalue(result, 0, 0)[0] == 't';
+    PQclear(result);
+    return 0;
+}
+
+static int copy_rows(struct sink_postgres *s, const char *sql, struct copy_buffer *buf)
+{
+    if (buf->rows == 0)
+        return 0;
+    copy_end(buf);
+    return pg_copy(&s->pg, sql, buf);
+}
+
+/* Every session that these rows name is inserted or locked by now, so their foreign keys hold and need no trigger each. */
+static int store_rows(struct sink_postgres *s)
+{
+    bool bypass = s->may_bypass && s->events.rows + s->transcripts.rows > 0, triggers = false;
+    int r = 0;
+
+    if (bypass)
+        r = user_triggers(s, &triggers);
+    bypass = bypass && !triggers;
+    if (r == 0 && bypass)
+        r = pg_exec(&s->pg, "SET LOCAL session_replication_role = replica");
+    if (r == 0)
+        r = copy_rows(s, PG_COPY_EVENTS, &s->events);
+    if (r == 0)
+        r = copy_rows(s, PG_COPY_TRANSCRIPTS, &s->transcripts);
+    if (r == 0 && bypass)
+        r = pg_exec(&s->pg, "SET LOCAL session_replication_role = origin");
+    if (r == 0)
+        r = copy_rows(s, PG_COPY_GAPS, &s->gaps);
+    return r;
+}
+
+static int op_store(struct sink *sink, struct session_change *const *changes, size_t count)
+{
+    struct sink_postgres *s = self(sink);
+    int r = pg_sessions_claim(&s->sessions, &s->pg, s->journal, s->writer, s->tried, changes, count);
+
+    s->tried = true;
+    if (r < 0)
+        return failed(s, "storing sessions", r);
+    r = store_rows(s);
+    if (r < 0)
+        return failed(s, "storing rows", r);
+    r = pg_sessions_settle(&s->sessions, &s->pg, s->journal, s->writer, changes, count);
+    return failed(s, "writing sessions' ends and totals", r);
+}
+
+static int op_settle(struct sink *sink, bool keep)
+{
+    struct sink_postgres *s = self(sink);
+
+    return failed(s, "ending a savepoint",
+                  pg_exec(&s->pg, keep ? "RELEASE SAVEPOINT attempt" : "ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt"));
+}
+
+struct stream_arrays {
+    struct pg_array uids, ids, seen, revisions, clients, pids;
+};
+
+static int fill_stream_arrays(struct stream_arrays *arrays, struct sink_stream *const *streams, size_t count, bool fresh, size_t *ret_count)
+{
+    char *text = NULL;
+    size_t capacity = 0, picked = 0;
+
+    pg_array_begin(&arrays->uids);
+    pg_array_begin(&arrays->ids);
+    pg_array_begin(&arrays->seen);
+    pg_array_begin(&arrays->revisions);
+    pg_array_begin(&arrays->clients);
+    pg_array_begin(&arrays->pids);
+    for (size_t i = 0; i < count; i++) {
+        const struct sink_stream *stream = streams[i];
+        size_t length;
+
+        if ((stream->revision == 0) != fresh)
+            continue;
+        length = rangeset_format(&stream->seen, text, capacity);
+        if (length >= capacity) {
+            char *grown = realloc(text, length + 1);
+
+            if (!grown) {
+                free(text);
+                return -ENOMEM;
+            }
+            text = grown;
+            capacity = length + 1;
+            rangeset_format(&stream->seen, text, capacity);
+        }
+        pg_array_add_int(&arrays->uids, stream->uid);
+        pg_array_add_uuid(&arrays->ids, stream->id);
+        pg_array_add(&arrays->seen, text);
+        pg_array_add_int(&arrays->revisions, stream->revision);
+        pg_array_add(&arrays->clients, stream->client[0] ? stream->client : NULL);
+        pg_array_add_int(&arrays->pids, stream->pid);
+        picked++;
+    }
+    free(text);
+    *ret_count = picked;
+    return 0;
+}
+
+/* Writes the numbers seen, in the same transaction as the rows. A stream that somebody else wrote meanwhile makes the batch stale. */
+static int write_streams(struct sink_postgres *s, struct stream_arrays *arrays, struct sink_stream *const *streams, size_t count, bool fresh)
+{
+    static const char insert[] =
+        "INSERT INTO toll.streams (uid, stream_id, writer, seen, client, pid, first_seen_at, last_seen_at) "
+        "SELECT uid, stream_id, $7::integer, seen, client, pid, now(), now() FROM unnest($1::bigint[], $2::uuid[], "
+        "$3::int8multirange[], $4::bigint[], $5::text[], $6::integer[]) AS u (uid, stream_id, seen, revision, client, pid) "
+        "ORDER BY uid, stream_id ON CONFLICT DO NOTHING";
+    static const char update[] =
+        "UPDATE toll.streams AS t SET seen = u.seen, revision = t.revision + 1, client = coalesce(u.client, t.client), pid = u.pid, "
+        "last_seen_at = now() FROM unnest($1::bigint[], $2::uuid[], $3::int8multirange[], $4::bigint[], $5::text[], $6::integer[]) "
+        "AS u (uid, stream_id, seen, revision, client, pid) "
+        "WHERE t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $7::integer AND t.revision = u.revision";
+    int64_t written;
+    size_t picked;
+    int r = fill_stream_arrays(arrays, streams, count, fresh, &picked);
+
+    if (r < 0 || picked == 0)
+        return r;
+    const char *parameters[] = {
+        pg_array_end(&arrays->uids),      pg_array_end(&arrays->ids),  pg_array_end(&arrays->seen), pg_array_end(&arrays->revisions),
+        pg_array_end(&arrays->clients),   pg_array_end(&arrays->pids), s->writer,
+    };
+    for (size_t i = 0; i < 6; i++)
+        if (!parameters[i])
+            return -ENOMEM;
+    r = pg_run(&s->pg, &written, fresh ? insert : update, 7, parameters);
+    if (r < 0)
+        return r;
+    return (size_t)written == picked ? 0 : -ESTALE;
+}
+
+static int store_streams(struct sink_postgres *s, const struct sink_batch *batch)
+{
+    struct stream_arrays arrays = {0};
+    int r = write_streams(s, &arrays, batch->streams, batch->stream_count, false);
+
+    if (r == 0)
+        r = write_streams(s, &arrays, batch->streams, batch->stream_count, true);
+    pg_array_done(&arrays.uids);
+    pg_array_done(&arrays.ids);
+    pg_array_done(&arrays.seen);
+    pg_array_done(&arrays.revisions);
+    pg_array_done(&arrays.clients);
+    pg_array_done(&arrays.pids);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < batch->stream_count; i++)
+        batch->streams[i]->revision++;
+    return 0;
+}
+
+static int store_quarantine(struct sink_postgres *s, const struct sink_batch *batch)
+{
+    copy_begin(&s->quarantine);
+    for (size_t i = 0; i < batch->refused_count; i++)
+        pg_row_quarantine(&s->quarantine, &batch->refused[i], s->journal_id, s->batch_id);
+    return copy_rows(s, PG_COPY_QUARANTINE, &s->quarantine);
+}
+
+static int store_batch(struct sink_postgres *s, const struct sink_batch *batch, uint64_t from, uint64_t to)
+{
+    const struct sink_counts *c = &batch->counts;
+    char sql[768];
+
+    snprintf(sql, sizeof(sql),
+             "INSERT INTO toll.batches (batch_id, journal_id, writer, from_lsn, to_lsn, received, stored, quarantined, duplicates, events, "
+             "transcripts, first_received_at, last_received_at) VALUES (%" PRId64 ", '%s', %s, %" PRIu64 ", %" PRIu64 ", %u, %u, %u, %u, "
+             "%u, %u, to_timestamp(%" PRId64 " / 1e6), to_timestamp(%" PRId64 " / 1e6))",
+             s->batch_id, s->journal, s->writer, from, to, c->received, c->stored, c->quarantined, c->duplicates, c->events,
+             c->transcripts, c->first_received_us, c->last_received_us);
+    return pg_exec(&s->pg, sql);
+}
+
+static int op_finish(struct sink *sink, const struct sink_batch *batch)
+{
+    struct sink_postgres *s = self(sink);
+    int r = store_streams(s, batch);
+
+    if (r < 0)
+        return failed(s, "writing streams", r);
+    r = store_quarantine(s, batch);
+    if (r < 0)
+        return failed(s, "writing quarantine", r);
+    if (batch->from == batch->to) /* orphans were closed: no frames */
+        return 0;
+    return failed(s, "recording the batch", store_batch(s, batch, batch->from, batch->to));
+}
+
+static int op_commit(struct sink *sink)
+{
+    struct sink_postgres *s = self(sink);
+    PGresult *result;
+    int r = pg_query(&s->pg, &result, "COMMIT", 0, NULL);
+
+    if (r < 0)
+        return failed(s, "committing", r);
+    if (strcmp(PQcmdStatus(result), "COMMIT") != 0) { /* the server rolls back what had failed before, and says so only here */
+        snprintf(s->error, sizeof(s->error), "committing: the server answered %s", PQcmdStatus(result));
+        r = -EAGAIN;
+    }
+    PQclear(result);
+    return r;
+}
+
+static void op_abort(struct sink *sink)
+{
+    struct sink_postgres *s = self(sink);
+
+    if (pg_connected(&s->pg) && PQtransactionStatus(s->pg.conn) != PQTRANS_IDLE && pg_exec(&s->pg, "ROLLBACK") < 0)
+        pg_disconnect(&s->pg);
+}
+
+static int op_open_sessions(struct sink *sink, void (*found)(void *context, const uint8_t id[16]), void *context)
+{
+    struct sink_postgres *s = self(sink);
+    char silent_s[16];
+    const char *parameters[] = {s->journal, s->writer, silent_s};
+    PGresult *result;
+    int r;
+
+    snprintf(silent_s, sizeof(silent_s), "%d", s->options.takeover_s);
+    r = pg_query(&s->pg, &result,
+                 "SELECT s.session_id FROM public.billing_sessions AS s LEFT JOIN toll.journals AS j ON j.journal_id = s.owner_journal "
+                 "AND j.writer = s.owner_writer WHERE s.ended_at IS NULL AND ((s.owner_journal = $1::uuid AND s.owner_writer = "
+                 "$2::integer) OR j.seen_at IS NULL OR j.seen_at < now() - make_interval(secs => $3::integer)) LIMIT 100000",
+                 3, parameters);
+
+    if (r < 0)
+        return failed(s, "looking for live sessions", r);
+    for (int i = 0; i < PQntuples(result); i++) {
+        uint8_t id[16];
+
+        if (pg_uuid_parse(PQgetvalue(result, i, 0), id) == 0)
+            found(context, id);
+    }
+    PQclear(result);
+    return 0;
+}
+
+static int op_tend(struct sink *sink)
+{
+    struct sink_postgres *s = self(sink);
+    const char *parameters[] = {s->journal, s->writer};
+    PGresult *result;
+    int r = pg_run(&s->pg, NULL, "UPDATE toll.journals SET seen_at = now() WHERE journal_id = $1::uuid AND writer = $2::integer", 2, parameters);
+
+    if (r < 0)
+        return failed(s, "writing the heartbeat", r);
+    r = pg_query(&s->pg, &result, "SELECT partition FROM toll.make_partitions(2) WHERE result = 'busy'", 0, NULL);
+    if (r < 0)
+        return failed(s, "making partitions ahead of time", r);
+    for (int i = 0; i < PQntuples(result); i++)
+        log_info("a partition could not be made ahead of time, its table was busy: trying again partition=%s", PQgetvalue(result, i, 0));
+    PQclear(result);
+    return 0;
+}
+
+static const char *op_error(const struct sink *sink)
+{
+    return ((const struct sink_postgres *)(const void *)sink)->error;
+}
+
+static const char *op_error_class(const struct sink *sink)
+{
+    return ((const struct sink_postgres *)(const void *)sink)->pg.sqlstate;
+}
+
+static void op_free(struct sink *sink)
+{
+    struct sink_postgres *s = self(sink);
+
+    pg_disconnect(&s->pg);
+    copy_done(&s->events);
+    copy_done(&s->transcripts);
+    copy_done(&s->gaps);
+    copy_done(&s->quarantine);
+    pg_sessions_done(&s->sessions);
+    free(s->url);
+    free(s);
+}
+
+static const struct sink_ops ops = {
+    .name = "postgres",
+    .open = op_open,
+    .begin = op_begin,
+    .load_streams = op_load_streams,
+    .attempt = op_attempt,
+    .add = op_add,
+    .store = op_store,
+    .settle = op_settle,
+    .finish = op_finish,
+    .commit = op_commit,
+    .abort = op_abort,
+    .open_sessions = op_open_sessions,
+    .tend = op_tend,
+    .error = op_error,
+    .error_class = op_error_class,
+    .free = op_free,
+};
+
+struct sink *sink_postgres_new(const struct sink_postgres_options *options)
+{
+    struct sink_postgres *s = calloc(1, sizeof(*s));
+
+    if (!s)
+        return NULL;
+    s->sink.ops = &ops;
+    s->options = *options;
+    s->url = strdup(options->url);
+    if (!s->url) {
+        free(s);
+        return NULL;
+    }
+    return &s->sink;
+}
