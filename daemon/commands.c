@@ -1,0 +1,371 @@
+/* See commands.h. The replies' keys are listed in control.h. */
+#include "daemon/commands.h"
+
+#include "daemon/clock.h"
+#include "daemon/control_value.h"
+#include "daemon/streams.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <utlist.h>
+#include <uuid/uuid.h>
+
+enum { LIST_DEFAULT = 50, LIST_MAX = 10000, FLUSH_DEFAULT_MS = 10000, FLUSH_MAX_MS = 3600000 };
+
+/* --- status ------------------------------------------------------------------------------------------------------- */
+
+/* A map whose size is known only when it is written. */
+struct map {
+    msgpack_sbuffer body;
+    msgpack_packer  packer;
+    size_t          pairs;
+};
+
+static void map_begin(struct map *map)
+{
+    msgpack_sbuffer_init(&map->body);
+    msgpack_packer_init(&map->packer, &map->body, msgpack_sbuffer_write);
+    map->pairs = 0;
+}
+
+static void put_text(struct map *map, const char *key, const char *value)
+{
+    pack_pair_text(&map->packer, key, value);
+    map->pairs++;
+}
+
+static void put_uint(struct map *map, const char *key, uint64_t value)
+{
+    pack_pair_uint(&map->packer, key, value);
+    map->pairs++;
+}
+
+static void map_reply(struct map *map, struct control_request *request)
+{
+    msgpack_sbuffer whole;
+    msgpack_packer packer;
+
+    msgpack_sbuffer_init(&whole);
+    msgpack_packer_init(&packer, &whole, msgpack_sbuffer_write);
+    msgpack_pack_map(&packer, map->pairs);
+    msgpack_sbuffer_write(&whole, map->body.data, map->body.size);
+    control_reply(request, whole.data, whole.size);
+    msgpack_sbuffer_destroy(&whole);
+    msgpack_sbuffer_destroy(&map->body);
+}
+
+/* received = stored + duplicate + quarantined + pending: what is done is read first, so that pending is never negative. */
+static void put_frames(struct map *map, const struct metrics *m)
+{
+    uint64_t stored = metrics_get(&m->frames_stored), duplicate = metrics_get(&m->frames_duplicate);
+    uint64_t quarantined = metrics_get(&m->frames_quarantined), received = metrics_get(&m->frames_received);
+    uint64_t done = stored + duplicate + quarantined;
+
+    if (received < done)
+        received = done;
+    put_uint(map, "frames_received", received);
+    put_uint(map, "frames_stored", stored);
+    put_uint(map, "frames_duplicate", duplicate);
+    put_uint(map, "frames_quarantined", quarantined);
+    put_uint(map, "frames_pending", received - done);
+}
+
+static void put_journal(struct map *map, const struct journal *journal, const struct writer_status *status)
+{
+    uint64_t end = journal_end_lsn(journal);
+
+    pack_pair_uuid(&map->packer, "journal_id", journal_uuid(journal));
+    map->pairs++;
+    put_uint(map, "journal_lsn", end);
+    put_uint(map, "durable_lsn", journal_durable_lsn(journal));
+    put_uint(map, "committed_lsn", status->applied_lsn);
+    put_uint(map, "oldest_lsn", journal_oldest_lsn(journal));
+    put_uint(map, "backlog_bytes", end > status->applied_lsn ? end - status->applied_lsn : 0);
+    put_uint(map, "journal_bytes", journal_disk_bytes(journal));
+}
+
+static void put_alarms(struct map *map, const struct commands *c, const struct writer_status *status)
+{
+    const char *alarms[3];
+    size_t count = 0;
+
+    if (status->state == WRITER_STOPPED || status->state == WRITER_RETRYING)
+        alarms[count++] = status->error;
+    if (intake_paused(c->intake))
+        alarms[count++] = "receiving is paused: the journal has no space left (journal.max_bytes, journal.min_free_bytes); workers keep "
+                          "their frames until their rings are full";
+    if (metrics_get(&c->metrics->frames_quarantined))
+        alarms[count++] = "frames were quarantined since start: see tollctl quarantine";
+    pack_text(&map->packer, "alarms");
+    msgpack_pack_array(&map->packer, count);
+    for (size_t i = 0; i < count; i++)
+        pack_text(&map->packer, alarms[i]);
+    map->pairs++;
+}
+
+static void put_other_metric(void *context, const char *name, enum metric_kind kind, const char *help, uint64_t value)
+{
+    static const char *const shown[] = {"frames_received", "frames_stored", "frames_duplicate", "frames_quarantined",
+                                        "journal_bytes",   "sessions_live", "streams",          "ack_pages",
+                                        "intake_paused"};
+
+    (void)kind;
+    (void)help;
+    for (size_t i = 0; i < sizeof(shown) / sizeof(*shown); i++)
+        if (strcmp(name, shown[i]) == 0)
+            return;
+    put_uint(context, name, value);
+}
+
+static void run_status(void *context, const msgpack_object *args, struct control_request *request)
+{
+    struct commands *c = context;
+    const struct streams *streams = intake_streams(c->intake);
+    struct writer_status status;
+    struct map map;
+
+    (void)args;
+    writer_get_status(c->writer, &status);
+    map_begin(&map);
+    put_text(&map, "version", TOLL_VERSION);
+    put_uint(&map, "pid", (uint64_t)getpid());
+    put_uint(&map, "uptime_s", (uint64_t)(clock_monotonic_us() - c->started_us) / 1000000);
+    put_text(&map, "intake", intake_paused(c->intake) ? "paused" : "reading");
+    put_text(&map, "ack", c->ack_name);
+    put_text(&map, "sink", c->sink_name);
+    put_text(&map, "sink_state", writer_state_name(status.state));
+    put_text(&map, "sink_error", status.error);
+    put_frames(&map, c->metrics);
+    put_journal(&map, c->journal, &status);
+    put_uint(&map, "sessions_live", apply_session_count(writer_apply(c->writer)));
+    put_uint(&map, "streams", streams_count(streams));
+    put_uint(&map, "ack_pages", streams_pages(streams));
+    metrics_foreach(c->metrics, put_other_metric, &map);
+    put_alarms(&map, c, &status);
+    map_reply(&map, request);
+}
+
+/* --- live sessions ------------------------------------------------------------------------------------------------ */
+
+static void pack_session(msgpack_packer *packer, const struct session *session)
+{
+    const struct session_totals *t = &session->totals;
+
+    msgpack_pack_map(packer, 11);
+    pack_pair_uuid(packer, "session_id", session->id);
+    pack_pair_int(packer, "started_at_us", session->started_us);
+    pack_pair_int(packer, "last_activity_us", session->last_us);
+    pack_pair_int(packer, "llm_calls", t->llm_calls);
+    pack_pair_int(packer, "llm_input_tokens", t->llm_input_tokens);
+    pack_pair_int(packer, "llm_output_tokens", t->llm_output_tokens);
+    pack_pair_int(packer, "tts_calls", t->tts_calls);
+    pack_pair_int(packer, "tts_chars", t->tts_chars);
+    pack_pair_int(packer, "stt_calls", t->stt_calls);
+    pack_pair_int(packer, "stt_audio_us", t->stt_audio_us);
+    pack_pair_bool(packer, "complete", session->whole);
+}
+
+struct session_list {
+    struct session *sessions;
+    size_t          count, limit;
+};
+
+static bool copy_session(void *context, const struct session *session)
+{
+    struct session_list *list = context;
+
+    if (list->count == list->limit)
+        return false;
+    list->sessions[list->count++] = *session;
+    return true;
+}
+
+static int work_sessions(void *context, const msgpack_object *args, msgpack_packer *data, char error[static CONTROL_ERROR_MAX])
+{
+    struct commands *c = context;
+    struct session_list list = {.count = 0};
+    uint64_t limit;
+
+    if (value_uint(args, "limit", LIST_DEFAULT, LIST_MAX, &limit) < 0) {
+        snprintf(error, CONTROL_ERROR_MAX, "limit: expected a number up to %d", LIST_MAX);
+        return -EINVAL;
+    }
+    list.limit = (size_t)limit;
+    list.sessions = calloc(list.limit + 1, sizeof(*list.sessions));
+    if (!list.sessions)
+        return -ENOMEM;
+    apply_sessions(writer_apply(c->writer), copy_session, &list);
+    msgpack_pack_array(data, list.count);
+    for (size_t i = 0; i < list.count; i++)
+        pack_session(data, &list.sessions[i]);
+    free(list.sessions);
+    return 0;
+}
+
+static int work_session(void *context, const msgpack_object *args, msgpack_packer *data, char error[static CONTROL_ERROR_MAX])
+{
+    struct commands *c = context;
+    struct session session;
+    char text[VALUE_UUID_TEXT];
+    uint8_t id[16];
+
+    if (value_text(args, "session_id", text, sizeof(text)) < 0 || uuid_parse(text, id) < 0) {
+        snprintf(error, CONTROL_ERROR_MAX, "session_id: expected a UUID");
+        return -EINVAL;
+    }
+    if (apply_session(writer_apply(c->writer), id, &session))
+        pack_session(data, &session);
+    else
+        msgpack_pack_nil(data);
+    return 0;
+}
+
+/* --- streams ------------------------------------------------------------------------------------------------------ */
+
+struct stream_list {
+    msgpack_packer packer;
+    size_t         left;
+};
+
+static void pack_stream(void *context, const struct stream_view *view)
+{
+    struct stream_list *list = context;
+
+    if (list->left == 0)
+        return;
+    list->left--;
+    msgpack_pack_map(&list->packer, 9);
+    pack_pair_uint(&list->packer, "uid", view->uid);
+    pack_pair_uint(&list->packer, "pid", view->pid);
+    pack_pair_uuid(&list->packer, "stream_id", view->id);
+    pack_pair_text(&list->packer, "client", view->client);
+    pack_pair_uint(&list->packer, "received", view->received);
+    pack_pair_uint(&list->packer, "acked", view->acked);
+    pack_pair_uint(&list->packer, "holes", view->holes);
+    pack_pair_int(&list->packer, "last_seen_us", view->last_seen_us);
+    pack_pair_bool(&list->packer, "page", view->page);
+}
+
+static void run_streams(void *context, const msgpack_object *args, struct control_request *request)
+{
+    struct commands *c = context;
+    const struct streams *streams = intake_streams(c->intake);
+    struct stream_list list;
+    msgpack_sbuffer data;
+    uint64_t limit;
+
+    if (value_uint(args, "limit", LIST_DEFAULT, LIST_MAX, &limit) < 0) {
+        control_reply_error(request, "limit: expected a number up to %d", LIST_MAX);
+        return;
+    }
+    msgpack_sbuffer_init(&data);
+    msgpack_packer_init(&list.packer, &data, msgpack_sbuffer_write);
+    list.left = streams_count(streams) < limit ? streams_count(streams) : (size_t)limit;
+    msgpack_pack_array(&list.packer, list.left);
+    streams_foreach(streams, pack_stream, &list);
+    control_reply(request, data.data, data.size);
+    msgpack_sbuffer_destroy(&data);
+}
+
+/* --- flush -------------------------------------------------------------------------------------------------------- */
+
+struct flush_wait {
+    struct flush_wait      *prev, *next;
+    struct commands        *commands;
+    struct control_request *request;
+    uint64_t                lsn;
+    uv_timer_t              deadline;
+};
+
+static void free_wait(uv_handle_t *handle)
+{
+    free(handle->data);
+}
+
+static struct control_request *end_wait(struct flush_wait *wait)
+{
+    struct control_request *request = wait->request;
+
+    DL_DELETE(wait->commands->waits, wait);
+    uv_close((uv_handle_t *)&wait->deadline, free_wait);
+    return request;
+}
+
+static void on_flush_deadline(uv_timer_t *timer)
+{
+    struct flush_wait *wait = timer->data;
+    struct commands *c = wait->commands;
+    struct writer_status status;
+
+    writer_get_status(c->writer, &status);
+    control_reply_error(end_wait(wait), "not everything was committed in time; storing is %s%s%.120s", writer_state_name(status.state),
+                        status.error[0] ? ": " : "", status.error);
+}
+
+static void reply_flushed(struct control_request *request, uint64_t committed_lsn)
+{
+    struct map map;
+
+    map_begin(&map);
+    put_uint(&map, "committed_lsn", committed_lsn);
+    map_reply(&map, request);
+}
+
+void commands_progress(struct commands *c, const struct writer_status *status)
+{
+    struct flush_wait *wait, *next;
+
+    DL_FOREACH_SAFE(c->waits, wait, next)
+    {
+        if (status->applied_lsn >= wait->lsn)
+            reply_flushed(end_wait(wait), status->applied_lsn);
+    }
+}
+
+void commands_stop(struct commands *c)
+{
+    struct flush_wait *wait, *next;
+
+    DL_FOREACH_SAFE(c->waits, wait, next)
+    {
+        control_reply_error(end_wait(wait), "the daemon is stopping");
+    }
+}
+
+static void run_flush(void *context, const msgpack_object *args, struct control_request *request)
+{
+    struct commands *c = context;
+    struct writer_status status;
+    struct flush_wait *wait;
+    uint64_t timeout_ms;
+
+    if (value_uint(args, "timeout_ms", FLUSH_DEFAULT_MS, FLUSH_MAX_MS, &timeout_ms) < 0) {
+        control_reply_error(request, "timeout_ms: expected a number up to %d", FLUSH_MAX_MS);
+        return;
+    }
+    wait = calloc(1, sizeof(*wait));
+    if (!wait) {
+        control_reply_error(request, "out of memory");
+        return;
+    }
+    intake_sync(c->intake);
+    wait->commands = c;
+    wait->request = request;
+    wait->lsn = journal_end_lsn(c->journal);
+    uv_timer_init(c->loop, &wait->deadline);
+    wait->deadline.data = wait;
+    uv_timer_start(&wait->deadline, on_flush_deadline, timeout_ms, 0);
+    DL_APPEND(c->waits, wait);
+    writer_hurry(c->writer, wait->lsn);
+    writer_get_status(c->writer, &status);
+    commands_progress(c, &status);
+}
+
+const struct control_command commands_table[] = {
+    {.name = "status", .run = run_status},     {.name = "sessions", .work = work_sessions},
+    {.name = "session", .work = work_session}, {.name = "streams", .run = run_streams},
+    {.name = "flush", .run = run_flush},       {.name = NULL},
+};

@@ -1,0 +1,513 @@
+/* tolld: start-up and shutdown order. What the parts do stands in their headers. */
+#include "daemon/clock.h"
+#include "daemon/commands.h"
+#include "daemon/config.h"
+#include "daemon/control.h"
+#include "daemon/intake.h"
+#include "daemon/journal.h"
+#include "daemon/listener.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+#include "daemon/offline.h"
+#include "daemon/options.h"
+#include "daemon/sink_log.h"
+#include "daemon/sink_postgres.h"
+#include "daemon/writer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <systemd/sd-id128.h>
+#include <unistd.h>
+#include <uv.h>
+
+struct tolld {
+    struct options options;
+    struct config  config;
+    uv_loop_t      loop;
+    struct metrics metrics;
+    struct journal *journal;
+    struct sink   *sink;
+    struct writer *writer;
+    struct intake *intake;
+    struct control *control;
+    struct commands commands;
+    int            socket;
+    bool           own_socket; /* bound here: ours to remove */
+    uv_async_t     progress;
+    uv_signal_t    sigterm, sigint, sighup;
+    uv_timer_t     deadline;
+    bool           stopping, renewing;
+    int            exit_status;
+};
+
+/* --- opening ---------------------------------------------------------------------------------------------------------------- */
+
+/* Descriptors are what pages, segments and what hostile workers send are made of. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static void journal_options_fill(struct journal_options *ret, const struct config *config, bool adopt)
+{
+    sd_id128_t machine;
+
+    *ret = (struct journal_options){
+        .state_dir = config->daemon.state_dir,
+        .segment_bytes = (uint64_t)config->journal.segment_bytes,
+        .max_bytes = (uint64_t)config->journal.max_bytes,
+        .min_free_bytes = (uint64_t)config->journal.min_free_bytes,
+        .retention_us = config->journal.retention_us,
+        .adopt = adopt,
+    };
+    if (sd_id128_get_machine(&machine) >= 0)
+        memcpy(ret->machine_id, machine.bytes, sizeof(ret->machine_id));
+}
+
+static void report_journal(const struct tolld *d, const struct journal_report *report)
+{
+    if (report->foreign)
+        log_warning("the journal was written on another machine: it was set aside and a new one begun. If this disk was moved here on purpose, "
+                    "stop tolld, put it back and start once with --adopt-journal path=%s",
+                    report->foreign_path);
+    if (report->torn_bytes)
+        log_warning("the journal's end was torn, as after a crash: bytes that were never acknowledged were cut off and kept bytes=%" PRIu64 " path=%s",
+                    report->torn_bytes, report->torn_path);
+    if (report->damaged_from != report->damaged_to)
+        log_error("the journal is damaged: acknowledged frames do not read back from=%" PRIu64 " to=%" PRIu64, report->damaged_from,
+                  report->damaged_to);
+    log_info("journal open path=%s end_lsn=%" PRIu64 " bytes=%" PRIu64 " new=%s", d->config.daemon.state_dir, journal_end_lsn(d->journal),
+             journal_disk_bytes(d->journal), report->created ? "yes" : "no");
+}
+
+static int open_journal(struct tolld *d)
+{
+    struct journal_report report = {.created = false};
+    struct journal_options options;
+    int r;
+
+    if (mkdir(d->config.daemon.state_dir, 0750) < 0 && errno != EEXIST)
+        log_debug("state directory not made path=%s error=%s", d->config.daemon.state_dir, strerror(errno));
+    journal_options_fill(&options, &d->config, d->options.adopt_journal || d->config.daemon.adopt_journal);
+    r = journal_open(&d->journal, &options, &report);
+    if (r == -EBUSY)
+        log_error("another tolld is running on this state directory: stop it, or give this one its own (TOLL_STATE_DIR) path=%s",
+                  d->config.daemon.state_dir);
+    else if (r < 0)
+        log_error("the journal can't be opened path=%s error=%s", d->config.daemon.state_dir, strerror(-r));
+    else
+        report_journal(d, &report);
+    return r;
+}
+
+/* The workers' socket: from the service manager, or bound here. */
+static int open_socket(struct tolld *d)
+{
+    const struct config *config = &d->config;
+    int passed = sd_listen_fds(1), r;
+
+    d->socket = -1;
+    for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + passed; fd++)
+        if (sd_is_socket(fd, AF_UNIX, SOCK_DGRAM, -1) > 0)
+            d->socket = fd;
+    d->own_socket = d->socket < 0;
+    if (d->own_socket)
+        d->socket = listener_bind(config->daemon.socket, (mode_t)config->daemon.socket_mode);
+    if (d->socket < 0) {
+        log_error(d->socket == -ENAMETOOLONG ? "the socket's path is longer than the 107 bytes that a Unix socket may have path=%s error=%s"
+                  : d->socket == -EADDRINUSE ? "the socket is in use by another process, or is no socket path=%s error=%s"
+                                             : "the socket can't be bound path=%s error=%s",
+                  config->daemon.socket, strerror(-d->socket));
+        return d->socket;
+    }
+    r = listener_prepare(d->socket, (int)config->daemon.receive_buffer_bytes);
+    if (r < 0)
+        log_error("the socket that was passed can't be used error=%s", strerror(-r));
+    else
+        log_info("listening path=%s activated=%s", config->daemon.socket, d->own_socket ? "no" : "yes");
+    return r;
+}
+
+static void warn_short_queue(void)
+{
+    FILE *file = fopen("/proc/sys/net/unix/max_dgram_qlen", "re");
+    int length = 0;
+
+    if (file && fscanf(file, "%d", &length) == 1 && length < 64)
+        log_info("net.unix.max_dgram_qlen is low: bursts wait in the workers' rings more often; 512 is a good value value=%d", length);
+    if (file)
+        fclose(file);
+}
+
+static int save_watermark(void *context, const void *data, size_t size)
+{
+    return journal_state_write(context, "log_watermark", data, size);
+}
+
+static long load_watermark(void *context, void *data, size_t cap)
+{
+    return journal_state_read(context, "log_watermark", data, cap);
+}
+
+static int open_sink(struct tolld *d)
+{
+    const struct config *config = &d->config;
+
+    if (config->database.url[0]) {
+        const struct sink_postgres_options options = {
+            .url = config->database.url,
+            .auto_migrate = config->database.auto_migrate,
+            .connect_timeout_s = (int)(config->database.connect_timeout_us / 1000000),
+            .tcp_user_timeout_ms = (int)(config->database.tcp_user_timeout_us / 1000),
+            .takeover_s = (int)(config->sessions.takeover_after_us / 1000000),
+        };
+
+        d->sink = sink_postgres_new(&options);
+    } else {
+        const struct sink_log_options options = {
+            .fd = STDOUT_FILENO, .save = save_watermark, .load = load_watermark, .context = d->journal};
+
+        d->sink = sink_log_new(&options);
+        log_info("DATABASE_URL is not set: frames are written to standard output as lines of JSON");
+    }
+    return d->sink ? 0 : -ENOMEM;
+}
+
+/* --- running ---------------------------------------------------------------------------------------------------------------- */
+
+static void on_durable(void *context)
+{
+    struct tolld *d = context;
+
+    writer_wake(d->writer);
+}
+
+static void stop(struct tolld *d);
+
+static void on_broken(void *context, int error)
+{
+    struct tolld *d = context;
+
+    (void)error;
+    d->exit_status = EXIT_JOURNAL;
+    sd_notify(0, "STATUS=the journal can't be written: stopping");
+    stop(d);
+}
+
+static void on_progress_from_thread(void *context)
+{
+    struct tolld *d = context;
+
+    uv_async_send(&d->progress);
+}
+
+static void renew_journal(void *context)
+{
+    struct tolld *d = context;
+    struct writer_status status;
+    int r;
+
+    writer_get_status(d->writer, &status);
+    r = journal_renew(d->journal, status.renew_from);
+    if (r < 0) {
+        log_error("the journal can't be renewed error=%s", strerror(-r));
+        d->exit_status = EXIT_JOURNAL;
+        stop(d);
+        return;
+    }
+    d->renewing = false;
+    writer_renewed(d->writer);
+}
+
+static void close_handle(uv_handle_t *handle, void *context)
+{
+    (void)context;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+static void on_progress(uv_async_t *handle)
+{
+    struct tolld *d = handle->data;
+    struct writer_status status;
+
+    writer_get_status(d->writer, &status);
+    if (status.state == WRITER_OK)
+        intake_set_committed(d->intake, status.committed_lsn);
+    if (status.state == WRITER_RENEW && !d->renewing && !d->stopping) {
+        d->renewing = true;
+        intake_renew(d->intake, renew_journal);
+    }
+    commands_progress(&d->commands, &status);
+    if (status.state == WRITER_DONE)
+        uv_stop(&d->loop);
+}
+
+static struct writer_options writer_options_of(struct tolld *d)
+{
+    const struct config *config = &d->config;
+
+    return (struct writer_options){
+        .apply = {.batch_rows = (size_t)config->batch.rows,
+                  .batch_bytes = (size_t)config->batch.bytes,
+                  .idle_timeout_us = config->sessions.idle_timeout_us,
+                  .future_tolerance_us = config->sessions.future_tolerance_us,
+                  .past_tolerance_us = config->sessions.past_tolerance_us,
+                  .sessions_max = (size_t)config->sessions.max_in_memory,
+                  .streams_max = (size_t)config->limits.streams},
+        .batch_age_us = config->batch.age_us,
+        .retry_max_us = config->database.retry_max_us,
+        .progress = on_progress_from_thread,
+        .context = d,
+    };
+}
+
+/* --- signals ---------------------------------------------------------------------------------------------------------------- */
+
+static void remove_sockets(struct tolld *d)
+{
+    if (d->own_socket && d->socket >= 0)
+        unlink(d->config.daemon.socket);
+    if (d->control)
+        unlink(d->config.daemon.control);
+}
+
+static void on_deadline(uv_timer_t *timer)
+{
+    struct tolld *d = timer->data;
+
+    log_warning("not everything could be stored before the deadline: the rest is in the journal and is stored after the next start");
+    remove_sockets(d);
+    _exit(d->exit_status); /* the writer may hang in a call to a frozen server */
+}
+
+static void on_intake_stopped(void *context)
+{
+    struct tolld *d = context;
+
+    writer_hurry(d->writer, UINT64_MAX);
+    writer_stop(d->writer);
+}
+
+static void stop(struct tolld *d)
+{
+    if (d->stopping)
+        return;
+    d->stopping = true;
+    sd_notify(0, "STOPPING=1");
+    uv_timer_start(&d->deadline, on_deadline, (uint64_t)(d->config.daemon.shutdown_deadline_us / 1000), 0);
+    intake_stop(d->intake, on_intake_stopped);
+}
+
+static void on_stop_signal(uv_signal_t *handle, int number)
+{
+    struct tolld *d = handle->data;
+
+    if (d->stopping) {
+        log_warning("second signal, ending at once: what is not stored is in the journal signal=%s", strsignal(number));
+        remove_sockets(d);
+        _exit(EXIT_FAILURE);
+    }
+    log_info("stopping signal=%s", strsignal(number));
+    stop(d);
+}
+
+static void on_reload(uv_signal_t *handle, int number)
+{
+    struct tolld *d = handle->data;
+    char error[CONFIG_ERROR_MAX], applied[CONFIG_NAMES_MAX], restart[CONFIG_NAMES_MAX];
+    struct writer_options options;
+    struct config config;
+
+    (void)number;
+    sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRId64, clock_monotonic_us());
+    if (config_load(&config, d->options.config_path, error) < 0) {
+        log_error("the configuration was not reloaded, the old one stays: %s", error);
+    } else {
+        config_reload(&d->config, &config, applied, restart);
+        options = writer_options_of(d);
+        options.host = "";
+        writer_set_options(d->writer, &options);
+        journal_set_limits(d->journal, (uint64_t)d->config.journal.max_bytes, (uint64_t)d->config.journal.min_free_bytes, d->config.journal.retention_us);
+        log_level_set((enum log_level)d->config.daemon.log_level);
+        log_info("configuration reloaded applied=%s restart_needed_for=%s", applied[0] ? applied : "none", restart[0] ? restart : "none");
+    }
+    sd_notify(0, "READY=1");
+}
+
+static int watch_signal(struct tolld *d, uv_signal_t *handle, uv_signal_cb callback, int number)
+{
+    int r = uv_signal_init(&d->loop, handle);
+
+    handle->data = d;
+    return r < 0 ? r : uv_signal_start(handle, callback, number);
+}
+
+/* --- from start to end ------------------------------------------------------------------------------------------------------ */
+
+static int start_writer(struct tolld *d)
+{
+    struct writer_options options = writer_options_of(d);
+    char host[256] = "";
+
+    (void)gethostname(host, sizeof(host) - 1);
+    options.host = host;
+    return writer_new(&d->writer, &options, d->journal, d->sink, &d->metrics);
+}
+
+static int start_intake(struct tolld *d)
+{
+    const struct config *config = &d->config;
+    const struct intake_options options = {
+        .ack = (enum intake_ack)config->journal.ack,
+        .streams = {.max = (size_t)config->limits.streams,
+                    .max_per_uid = (size_t)config->limits.streams_per_uid,
+                    .pages_max = (size_t)config->limits.pages,
+                    .pages_max_per_uid = (size_t)config->limits.pages_per_uid,
+                    .epoch = (uint64_t)clock_realtime_us()},
+        .durable = on_durable,
+        .broken = on_broken,
+        .context = d,
+    };
+
+    return intake_new(&d->intake, &options, &d->loop, d->socket, d->journal, &d->metrics);
+}
+
+static int start_control(struct tolld *d)
+{
+    struct control_options options;
+    int r;
+
+    d->commands = (struct commands){
+        .loop = &d->loop,
+        .intake = d->intake,
+        .writer = d->writer,
+        .journal = d->journal,
+        .metrics = &d->metrics,
+        .sink_name = d->sink->ops->name,
+        .ack_name = config_ack_name((enum config_ack)d->config.journal.ack),
+        .started_us = clock_monotonic_us(),
+    };
+    options = (struct control_options){
+        .path = d->config.daemon.control, .mode = d->config.daemon.control_mode, .commands = commands_table, .context = &d->commands};
+    r = control_open(&d->control, &d->loop, &options);
+    if (r < 0)
+        log_error("the control socket can't be opened path=%s error=%s", d->config.daemon.control, strerror(-r));
+    return r;
+}
+
+static int start_loop(struct tolld *d)
+{
+    int r = uv_loop_init(&d->loop);
+
+    if (r < 0)
+        return r;
+    d->progress.data = d->deadline.data = d;
+    r = uv_async_init(&d->loop, &d->progress, on_progress);
+    if (r == 0)
+        r = uv_timer_init(&d->loop, &d->deadline);
+    if (r == 0)
+        r = watch_signal(d, &d->sigterm, on_stop_signal, SIGTERM);
+    if (r == 0)
+        r = watch_signal(d, &d->sigint, on_stop_signal, SIGINT);
+    if (r == 0)
+        r = watch_signal(d, &d->sighup, on_reload, SIGHUP);
+    return r;
+}
+
+static int start(struct tolld *d)
+{
+    int r = open_journal(d); /* first: it holds the lock that keeps a second daemon out */
+
+    if (r < 0)
+        return r;
+    r = open_socket(d);
+    if (r < 0)
+        return r;
+    r = open_sink(d);
+    if (r == 0)
+        r = start_loop(d);
+    if (r == 0)
+        r = start_writer(d);
+    if (r == 0)
+        r = start_intake(d);
+    if (r == 0)
+        r = start_control(d);
+    return r;
+}
+
+static int run(struct tolld *d)
+{
+    int r;
+
+    signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
+    r = start(d);
+    if (r < 0)
+        return r == -ENAMETOOLONG ? EXIT_CONFIGURATION : EXIT_FAILURE;
+    warn_short_queue();
+    log_info("ready version=%s sink=%s ack=%s", TOLL_VERSION, d->sink->ops->name, config_ack_name((enum config_ack)d->config.journal.ack));
+    sd_notify(0, "READY=1"); /* does not wait for PostgreSQL: receiving and acknowledging work without it */
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+
+    writer_free(d->writer);
+    commands_stop(&d->commands);
+    control_close(d->control, NULL, NULL);
+    uv_walk(&d->loop, close_handle, NULL);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    remove_sockets(d);
+    intake_free(d->intake);
+    uv_loop_close(&d->loop);
+    d->sink->ops->free(d->sink);
+    journal_close(d->journal);
+    log_info("stopped");
+    return d->exit_status;
+}
+
+int main(int argc, char **argv)
+{
+    static struct tolld d; /* one per process, and large */
+    struct journal_options journal;
+    char error[CONFIG_ERROR_MAX];
+    int status;
+
+    if (!options_parse(&d.options, argc, argv, &status))
+        return status;
+    if (config_load(&d.config, d.options.config_path, error) < 0) {
+        fprintf(stderr, "tolld: %s\n", error);
+        return EXIT_CONFIGURATION;
+    }
+    log_open(STDERR_FILENO, (enum log_level)d.config.daemon.log_level);
+    switch (d.options.mode) {
+    case OPTIONS_CHECK_CONFIG:
+        printf("tolld: the configuration is good\n");
+        status = EXIT_SUCCESS;
+        break;
+    case OPTIONS_MIGRATE:
+        status = offline_migrate(&d.config);
+        break;
+    case OPTIONS_REPAIR_JOURNAL:
+        journal_options_fill(&journal, &d.config, false);
+        status = offline_repair(&journal);
+        break;
+    case OPTIONS_RUN:
+        status = run(&d);
+        break;
+    }
+    config_free(&d.config);
+    return status;
+}
