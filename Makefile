@@ -1,0 +1,157 @@
+# toll: builds the daemon (tolld), its tool (tollctl), the simulator (tollsim) and the worker's library (libtoll).
+# `make` builds, `make test` and `make demo` also install the Debian packages they need.
+
+VERSION := 0.1.0
+BUILD   ?= build
+PREFIX  ?= /usr/local
+DESTDIR ?=
+CC      ?= cc
+CLANG   ?= clang
+O       ?= -O2
+
+PACKAGES := libuv libpq msgpack uuid inih libsystemd
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2
+ifdef CI
+WARNINGS += -Werror
+endif
+SANITIZE ?=
+CPPFLAGS += -D_GNU_SOURCE -I. -I$(BUILD)/generated -DTOLL_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+CFLAGS   ?= -g $(O)
+ALL_CFLAGS = -std=gnu11 $(WARNINGS) -fno-omit-frame-pointer $(CFLAGS) $(SANITIZE)
+LDLIBS_DAEMON = $(shell pkg-config --libs $(PACKAGES)) -lpthread -lm
+
+# The libraries' sources are found by name; programs have one main each.
+CLIENT_SRC := $(filter-out client/tollsim.c,$(sort $(wildcard client/*.c))) proto/encode.c proto/walk.c
+DAEMON_SRC := $(filter-out daemon/main.c daemon/tollctl.c,$(sort $(wildcard daemon/*.c))) $(sort $(wildcard proto/*.c))
+MIGRATIONS := $(sort $(wildcard sql/migrations/*.sql sql/functions/*.sql sql/views/*.sql sql/roles.sql))
+UNIT_SRC   := $(sort $(wildcard tests/unit/test_*.c))
+SUPPORT_C  := $(sort $(wildcard tests/support/*.c))
+FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+
+obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+PIC = $(patsubst %.c,$(BUILD)/pic/%.o,$(CLIENT_SRC))
+DAEMON_OBJ := $(call obj,$(DAEMON_SRC)) $(BUILD)/obj/generated/migrations.o
+UNIT_BIN   := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRC))
+SUPPORT_BIN := $(patsubst tests/support/%.c,$(BUILD)/tests/support/%,$(SUPPORT_C))
+FUZZ_BIN   := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_SRC))
+
+.PHONY: all deps demo test check fault bench fuzz asan tsan lint format install uninstall clean
+.DELETE_ON_ERROR:
+
+all: $(BUILD)/tolld $(BUILD)/tollctl $(BUILD)/tollsim $(BUILD)/libtoll.a $(BUILD)/libtoll.so.0
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/pic/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj/generated/%.o: $(BUILD)/generated/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -c -o $@ $<
+
+# The migrations travel inside tolld, so that a binary and its schema can't be parted.
+$(BUILD)/generated/migrations.c: $(MIGRATIONS) sql/embed.sh
+	@mkdir -p $(@D)
+	sh sql/embed.sh $(MIGRATIONS) > $@
+
+$(BUILD)/libtolld.a: $(DAEMON_OBJ)
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/tolld: $(BUILD)/obj/daemon/main.o $(BUILD)/libtolld.a
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS_DAEMON)
+
+$(BUILD)/tollctl: $(BUILD)/obj/daemon/tollctl.o $(BUILD)/libtolld.a
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS_DAEMON)
+
+$(BUILD)/libtoll.a: $(PIC)
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/libtoll.so.0: $(PIC)
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -Wl,-soname,libtoll.so.0 -o $@ $^
+	ln -sf libtoll.so.0 $(BUILD)/libtoll.so
+
+$(BUILD)/tollsim: $(BUILD)/obj/client/tollsim.o $(BUILD)/libtoll.a
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lpthread -lm
+
+# --- tests -----------------------------------------------------------------------------------------------------
+$(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libtoll.a $(BUILD)/libtolld.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs check jansson) $(LDLIBS_DAEMON)
+
+$(BUILD)/tests/support/%: $(BUILD)/obj/tests/support/%.o $(BUILD)/libtoll.a $(BUILD)/libtolld.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS_DAEMON)
+
+tests-build: all $(UNIT_BIN) $(SUPPORT_BIN)
+.PHONY: tests-build
+
+deps:
+	@sh tests/support/deps.sh
+
+test: deps
+	@$(MAKE) --no-print-directory check
+
+check: tests-build
+	@BUILD=$(BUILD) sh tests/run.sh
+
+# The sanitizers run the same suite; leaks, data races and undefined behaviour fail it.
+asan: deps
+	@$(MAKE) --no-print-directory check BUILD=build/asan O=-O1 SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined'
+
+tsan: deps
+	@$(MAKE) --no-print-directory check BUILD=build/tsan O=-O1 SANITIZE=-fsanitize=thread
+
+FUZZ_SECONDS ?= 30
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(DAEMON_SRC) $(BUILD)/generated/migrations.c
+	@mkdir -p $(@D)
+	$(CLANG) $(CPPFLAGS) -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $^ $(LDLIBS_DAEMON)
+
+fuzz: deps
+	@$(MAKE) --no-print-directory $(FUZZ_BIN)
+	@BUILD=$(BUILD) sh tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) KEEP=$(KEEP) sh tests/support/demo.sh
+
+lint: deps compile_commands.json
+	@BUILD=$(BUILD) sh tests/lint/run.sh
+
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+LINT_SRC = $(sort $(DAEMON_SRC) $(CLIENT_SRC) daemon/main.c daemon/tollctl.c client/tollsim.c $(UNIT_SRC) $(SUPPORT_C) $(FUZZ_SRC))
+compile_commands.json: Makefile $(LINT_SRC)
+	@sh tests/lint/compile_commands.sh '$(CC) $(subst ','\'',$(CPPFLAGS)) -std=gnu11 $(WARNINGS)' $(LINT_SRC) > $@
+
+# --- installation ----------------------------------------------------------------------------------------------
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/toll/sql
+	install -m 755 $(BUILD)/tolld $(DESTDIR)$(PREFIX)/sbin/tolld
+	install -m 755 $(BUILD)/tollctl $(BUILD)/tollsim $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 client/toll.h $(DESTDIR)$(PREFIX)/include/toll.h
+	install -m 644 $(BUILD)/libtoll.a $(DESTDIR)$(PREFIX)/lib/libtoll.a
+	install -m 755 $(BUILD)/libtoll.so.0 $(DESTDIR)$(PREFIX)/lib/libtoll.so.0
+	ln -sf libtoll.so.0 $(DESTDIR)$(PREFIX)/lib/libtoll.so
+	sed -e 's|@prefix@|$(PREFIX)|g' -e 's|@version@|$(VERSION)|g' client/toll.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/toll.pc
+	sed -e 's|@sbindir@|$(PREFIX)/sbin|g' systemd/tolld.service.in > $(DESTDIR)$(PREFIX)/lib/systemd/system/tolld.service
+	install -m 644 systemd/tolld.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/tolld.socket
+	install -m 644 sql/roles.sql $(DESTDIR)$(PREFIX)/share/toll/sql/
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/sbin/tolld $(addprefix $(DESTDIR)$(PREFIX)/bin/,tollctl tollsim) $(DESTDIR)$(PREFIX)/include/toll.h
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/,libtoll.a libtoll.so libtoll.so.0 pkgconfig/toll.pc)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,tolld.service tolld.socket)
+	rm -rf $(DESTDIR)$(PREFIX)/share/toll
+
+clean:
+	rm -rf build compile_commands.json
+
+.SECONDARY:
+-include $(shell find $(BUILD)/obj $(BUILD)/pic -name '*.d' 2>/dev/null)

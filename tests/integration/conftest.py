@@ -1,0 +1,141 @@
+"""Fixtures of the integration tests, and how their run is reported.
+
+- What a passing test prints is shown below its name: tests print figures.
+- A failing test shows the end of every daemon's log.
+- Each test has a time limit (default 120 s, `@pytest.mark.limit(seconds)`), multiplied under a sanitizer.
+- Counts go to the file TOLL_COUNTS names, for tests/run.sh.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from harness import SLOWNESS, Cluster, Daemon, Database, migrate, tail  # noqa: E402
+
+LIMIT_SECONDS = 120
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server for the whole run. A test that stops or replaces it starts it again; see also own_cluster."""
+    made = Cluster()
+    try:
+        yield made.start()
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Cluster]:
+    """A server for one test alone."""
+    made = Cluster()
+    try:
+        yield made.start()
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def empty_db(cluster: Cluster) -> Iterator[Database]:
+    """A database with nothing in it."""
+    if not cluster.running:
+        cluster.start()
+    made = cluster.create_database()
+    yield made
+    if not cluster.running:
+        cluster.start()
+    made.drop()
+
+
+@pytest.fixture
+def db(empty_db: Database) -> Database:
+    """A fresh database, migrated."""
+    migrate(empty_db.dsn)
+    return empty_db
+
+
+@pytest.fixture
+def daemon_factory() -> Iterator[Callable[..., Daemon]]:
+    """Makes daemons (see Daemon's arguments), not yet started; ends them all afterwards."""
+    made: list[Daemon] = []
+
+    def make(*args: Any, **kwargs: Any) -> Daemon:
+        made.append(Daemon(*args, **kwargs))
+        return made[-1]
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def daemon(daemon_factory: Callable[..., Daemon], db: Database) -> Daemon:
+    """The usual case: one started daemon on a fresh database."""
+    return daemon_factory(db.dsn).start()
+
+
+@pytest.fixture
+def needs_root() -> None:
+    """For the few tests that only root can do. tests/run.sh lists them as not run; it takes no other skip."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+# --- reporting ---
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "limit(seconds): this test's time limit")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    marker = item.get_closest_marker("limit")
+    seconds = (marker.args[0] if marker else LIMIT_SECONDS) * SLOWNESS
+
+    def expired(*_: object) -> None:
+        raise TimeoutError(f"{item.name} has taken longer than {seconds:g} s")
+    signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    terminal = item.config.pluginmanager.get_plugin("terminalreporter")
+    for line in getattr(item, "figures", []):
+        terminal.write_line(line)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.failed:
+        for each in Daemon.live:
+            report.sections.append((f"log of tolld in {each.dir}", tail(each.log)))
+
+
+    elif report.when == "call" and report.capstdout.strip():
+        item.figures = [f"    {line}" for line in report.capstdout.rstrip().splitlines()]
+
+
+def pytest_sessionfinish() -> None:
+    for each in list(Daemon.live):
+        each.close()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    path = os.environ.get("TOLL_COUNTS")
+    if not path:
+        return
+    stats = {kind: len(terminalreporter.stats.get(kind, [])) for kind in ("passed", "failed", "error", "xfailed", "xpassed")}
+    skips = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
+    refused = [reason for reason in skips if "needs root" not in reason]
+    bad = stats["failed"] + stats["error"] + stats["xfailed"] + stats["xpassed"] + len(refused)
+    for reason in refused:
+        terminalreporter.write_line(f"counted as failed: a test was skipped ({reason})")
+    Path(path).write_text(f"{stats['passed']} {bad} {len(skips) - len(refused)}\n")
