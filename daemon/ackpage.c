@@ -24,13 +24,14 @@ struct ackpage {
     uint32_t credit_entries;
     uint32_t reserved2;
     uint64_t heartbeat_ms;
-    uint8_t  reserved3[8];
-    uint8_t  credit[PAGE_BYTES - PAGE_CREDIT_OFFSET];
+    uint8_t reserved3[8];
+    uint8_t credit[PAGE_BYTES - PAGE_CREDIT_OFFSET];
 };
 _Static_assert(sizeof(struct ackpage) == PAGE_BYTES, "the page is 4,096 bytes");
 _Static_assert(offsetof(struct ackpage, acked) == 16 && offsetof(struct ackpage, state) == 24 &&
-                   offsetof(struct ackpage, credit_generation) == 32 && offsetof(struct ackpage, credit_entries) == 40 &&
-                   offsetof(struct ackpage, heartbeat_ms) == 48 && offsetof(struct ackpage, credit) == PAGE_CREDIT_OFFSET,
+                   offsetof(struct ackpage, credit_generation) == 32 &&
+                   offsetof(struct ackpage, credit_entries) == 40 && offsetof(struct ackpage, heartbeat_ms) == 48 &&
+                   offsetof(struct ackpage, credit) == PAGE_CREDIT_OFFSET,
                "offsets are the protocol's");
 
 int ackpage_map(struct ackpage **ret, int fd)
@@ -60,7 +61,8 @@ void ackpage_unmap(struct ackpage *page)
         munmap(page, PAGE_BYTES);
 }
 
-void ackpage_begin(struct ackpage *page, uint64_t epoch, uint64_t acked, enum ackpage_state state, uint64_t now_boottime_ms)
+void ackpage_begin(struct ackpage *page, uint64_t epoch, uint64_t acked, enum ackpage_state state,
+                   uint64_t now_boottime_ms)
 {
     memset(page->credit, 0, sizeof(page->credit));
     page->magic = htole32(PAGE_MAGIC);

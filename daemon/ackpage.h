@@ -16,7 +16,8 @@ int ackpage_map(struct ackpage **ret, int fd) __attribute__((warn_unused_result)
 void ackpage_unmap(struct ackpage *page); /* takes NULL */
 
 /* Writes everything: magic, version, acked, state, heartbeat, an empty credit table, and last the epoch. */
-void ackpage_begin(struct ackpage *page, uint64_t epoch, uint64_t acked, enum ackpage_state state, uint64_t now_boottime_ms);
+void ackpage_begin(struct ackpage *page, uint64_t epoch, uint64_t acked, enum ackpage_state state,
+                   uint64_t now_boottime_ms);
 
 /* Stores with release: what the worker reads there has happened before. */
 void ackpage_set_acked(struct ackpage *page, uint64_t acked);

@@ -13,17 +13,17 @@
 #include <stdint.h>
 
 struct apply_options {
-    size_t  batch_rows, batch_bytes; /* a batch closes at either */
-    int64_t idle_timeout_us;         /* a session without a frame for so long is an orphan */
+    size_t batch_rows, batch_bytes;                 /* a batch closes at either */
+    int64_t idle_timeout_us;                        /* a session without a frame for so long is an orphan */
     int64_t future_tolerance_us, past_tolerance_us; /* times beyond these, around the receive time, are clamped */
-    size_t  sessions_max, streams_max;              /* kept in memory */
+    size_t sessions_max, streams_max;               /* kept in memory */
 };
 
 struct apply; /* opaque; belongs to the writer's thread, but for apply_sessions() and apply_session() */
 
 /* Does not take ownership of the sink or the metrics. NULL: out of memory. */
 struct apply *apply_new(const struct apply_options *options, struct sink *sink, struct metrics *metrics);
-void apply_free(struct apply *apply); /* takes NULL */
+void apply_free(struct apply *apply);                                             /* takes NULL */
 void apply_set_options(struct apply *apply, const struct apply_options *options); /* batch_bytes stays what it was */
 
 /* Forgets everything and goes on at lsn of the reader's journal. Frames of datagrams below counted_lsn were not counted as received by

@@ -144,7 +144,7 @@ void copy_time(struct copy_buffer *buf, int64_t epoch_us)
 /* The digits of a decimal and where its point stands: value = 0.d₁d₂d₃… × 10^point. */
 struct decimal {
     char digits[64];
-    int  count, point;
+    int count, point;
 };
 
 static struct decimal read_decimal(const char *text)

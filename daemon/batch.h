@@ -11,10 +11,10 @@
 /* A growing run of COPY bytes. An allocation that fails is remembered in `failed`: writers need not
  * check each field. */
 struct copy_buffer {
-    char  *data;
+    char *data;
     size_t size, capacity;
     size_t rows;
-    bool   failed;
+    bool failed;
 };
 
 void copy_begin(struct copy_buffer *buf); /* keeps the memory of the last use; writes the header */
@@ -30,7 +30,9 @@ void copy_float8(struct copy_buffer *buf, double value);
 void copy_uuid(struct copy_buffer *buf, const uint8_t uuid[static 16]);
 void copy_text(struct copy_buffer *buf, const char *text, size_t size); /* NULL text: NULL; bytea has the same form */
 void copy_jsonb(struct copy_buffer *buf, const char *json, size_t size);
-void copy_time(struct copy_buffer *buf, int64_t epoch_us); /* timestamptz; INT64_MIN: NULL; beyond its range: ±infinity */
-void copy_numeric(struct copy_buffer *buf, const char *decimal); /* "123.45", "1e-7": what toll_frame.quantity holds; "": NULL */
+void copy_time(struct copy_buffer *buf,
+               int64_t epoch_us); /* timestamptz; INT64_MIN: NULL; beyond its range: ±infinity */
+void copy_numeric(struct copy_buffer *buf,
+                  const char *decimal); /* "123.45", "1e-7": what toll_frame.quantity holds; "": NULL */
 
 #endif

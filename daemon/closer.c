@@ -12,10 +12,10 @@
 /* Shared by the thread and its owner; the last of the two frees it, since the thread may hang in close() for good. */
 struct closer {
     pthread_mutex_t mutex;
-    pthread_cond_t  cond;
-    int            *fds;
-    size_t          count, capacity;
-    bool            closing, ended;
+    pthread_cond_t cond;
+    int *fds;
+    size_t count, capacity;
+    bool closing, ended;
 };
 
 static void free_closer(struct closer *closer)

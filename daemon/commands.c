@@ -20,8 +20,8 @@ enum { LIST_DEFAULT = 50, LIST_MAX = 10000, FLUSH_DEFAULT_MS = 10000, FLUSH_MAX_
 /* A map whose size is known only when it is written. */
 struct map {
     msgpack_sbuffer body;
-    msgpack_packer  packer;
-    size_t          pairs;
+    msgpack_packer packer;
+    size_t pairs;
 };
 
 static void map_begin(struct map *map)
@@ -95,8 +95,9 @@ static void put_alarms(struct map *map, const struct commands *c, const struct w
     if (status->state == WRITER_STOPPED || status->state == WRITER_RETRYING)
         alarms[count++] = status->error;
     if (intake_paused(c->intake))
-        alarms[count++] = "receiving is paused: the journal has no space left (journal.max_bytes, journal.min_free_bytes); workers keep "
-                          "their frames until their rings are full";
+        alarms[count++] =
+            "receiving is paused: the journal has no space left (journal.max_bytes, journal.min_free_bytes); workers keep "
+            "their frames until their rings are full";
     if (metrics_get(&c->metrics->frames_quarantined))
         alarms[count++] = "frames were quarantined since start: see tollctl quarantine";
     pack_text(&map->packer, "alarms");
@@ -170,7 +171,7 @@ static void pack_session(msgpack_packer *packer, const struct session *session)
 
 struct session_list {
     struct session *sessions;
-    size_t          count, limit;
+    size_t count, limit;
 };
 
 static bool copy_session(void *context, const struct session *session)
@@ -183,7 +184,8 @@ static bool copy_session(void *context, const struct session *session)
     return true;
 }
 
-static int work_sessions(void *context, const msgpack_object *args, msgpack_packer *data, char error[static CONTROL_ERROR_MAX])
+static int work_sessions(void *context, const msgpack_object *args, msgpack_packer *data,
+                         char error[static CONTROL_ERROR_MAX])
 {
     struct commands *c = context;
     struct session_list list = {.count = 0};
@@ -205,7 +207,8 @@ static int work_sessions(void *context, const msgpack_object *args, msgpack_pack
     return 0;
 }
 
-static int work_session(void *context, const msgpack_object *args, msgpack_packer *data, char error[static CONTROL_ERROR_MAX])
+static int work_session(void *context, const msgpack_object *args, msgpack_packer *data,
+                        char error[static CONTROL_ERROR_MAX])
 {
     struct commands *c = context;
     struct session session;
@@ -227,7 +230,7 @@ static int work_session(void *context, const msgpack_object *args, msgpack_packe
 
 struct stream_list {
     msgpack_packer packer;
-    size_t         left;
+    size_t left;
 };
 
 static void pack_stream(void *context, const struct stream_view *view)
@@ -273,11 +276,11 @@ static void run_streams(void *context, const msgpack_object *args, struct contro
 /* --- flush -------------------------------------------------------------------------------------------------------- */
 
 struct flush_wait {
-    struct flush_wait      *prev, *next;
-    struct commands        *commands;
+    struct flush_wait *prev, *next;
+    struct commands *commands;
     struct control_request *request;
-    uint64_t                lsn;
-    uv_timer_t              deadline;
+    uint64_t lsn;
+    uv_timer_t deadline;
 };
 
 static void free_wait(uv_handle_t *handle)
@@ -301,8 +304,8 @@ static void on_flush_deadline(uv_timer_t *timer)
     struct writer_status status;
 
     writer_get_status(c->writer, &status);
-    control_reply_error(end_wait(wait), "not everything was committed in time; storing is %s%s%.120s", writer_state_name(status.state),
-                        status.error[0] ? ": " : "", status.error);
+    control_reply_error(end_wait(wait), "not everything was committed in time; storing is %s%s%.120s",
+                        writer_state_name(status.state), status.error[0] ? ": " : "", status.error);
 }
 
 static void reply_flushed(struct control_request *request, uint64_t committed_lsn)
@@ -318,8 +321,7 @@ void commands_progress(struct commands *c, const struct writer_status *status)
 {
     struct flush_wait *wait, *next;
 
-    DL_FOREACH_SAFE(c->waits, wait, next)
-    {
+    DL_FOREACH_SAFE (c->waits, wait, next) {
         if (status->applied_lsn >= wait->lsn)
             reply_flushed(end_wait(wait), status->applied_lsn);
     }
@@ -329,8 +331,7 @@ void commands_stop(struct commands *c)
 {
     struct flush_wait *wait, *next;
 
-    DL_FOREACH_SAFE(c->waits, wait, next)
-    {
+    DL_FOREACH_SAFE (c->waits, wait, next) {
         control_reply_error(end_wait(wait), "the daemon is stopping");
     }
 }

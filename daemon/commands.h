@@ -15,15 +15,15 @@ struct flush_wait;
 
 /* What the commands look at; all borrowed, alive as long as the control socket is. */
 struct commands {
-    uv_loop_t            *loop;
-    struct intake        *intake;
-    struct writer        *writer;
-    struct journal       *journal;
+    uv_loop_t *loop;
+    struct intake *intake;
+    struct writer *writer;
+    struct journal *journal;
     const struct metrics *metrics;
-    const char           *sink_name;  /* "postgres", "log" */
-    const char           *ack_name;   /* "sync" … */
-    int64_t               started_us; /* monotonic */
-    struct flush_wait    *waits;      /* private */
+    const char *sink_name;    /* "postgres", "log" */
+    const char *ack_name;     /* "sync" … */
+    int64_t started_us;       /* monotonic */
+    struct flush_wait *waits; /* private */
 };
 
 extern const struct control_command commands_table[]; /* its context is a struct commands */

@@ -3,11 +3,13 @@
 
 #include "daemon/clock.h"
 #include "daemon/control_value.h"
+#include "proto/walk.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -108,51 +110,62 @@ static int send_request(int fd, const struct ctl_request *request, int64_t deadl
         else if (errno != EINTR)
             r = -errno;
     }
+    if (r == 0 && shutdown(fd, SHUT_WR) < 0)
+        r = -errno;
     msgpack_sbuffer_destroy(&bytes);
     return r;
 }
 
-/* Reads until one whole value is there. */
-static int receive_reply(int fd, int64_t deadline_us, msgpack_unpacked *ret)
+/* Reads until the daemon closes, which it does after the reply, because the client has closed its own direction. */
+static int receive_reply(int fd, int64_t deadline_us, char **ret, size_t *ret_size)
 {
-    msgpack_unpacker unpacker;
-    size_t total = 0;
-    int r;
+    char *bytes = NULL;
+    size_t size = 0, cap = 0;
+    int r = 0;
 
-    if (!msgpack_unpacker_init(&unpacker, READ_BYTES))
-        return -ENOMEM;
     for (;;) {
-        msgpack_unpack_return got = msgpack_unpacker_next(&unpacker, ret);
         ssize_t n;
 
-        if (got == MSGPACK_UNPACK_SUCCESS || got == MSGPACK_UNPACK_PARSE_ERROR || got == MSGPACK_UNPACK_NOMEM_ERROR) {
-            r = got == MSGPACK_UNPACK_SUCCESS ? 0 : got == MSGPACK_UNPACK_PARSE_ERROR ? -EBADMSG : -ENOMEM;
-            break;
+        if (size == cap) {
+            char *more = cap < REPLY_MAX ? realloc(bytes, cap + READ_BYTES + cap / 2) : NULL;
+
+            if (!more) {
+                r = cap < REPLY_MAX ? -ENOMEM : -EBADMSG;
+                break;
+            }
+            bytes = more;
+            cap += READ_BYTES + cap / 2;
         }
         r = await(fd, POLLIN, deadline_us);
         if (r < 0)
             break;
-        if (!msgpack_unpacker_reserve_buffer(&unpacker, READ_BYTES)) {
-            r = -ENOMEM;
-            break;
+        n = recv(fd, bytes + size, cap - size, 0);
+        if (n == 0) {
+            *ret = bytes;
+            *ret_size = size;
+            return 0;
         }
-        n = recv(fd, msgpack_unpacker_buffer(&unpacker), READ_BYTES, 0);
-        if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN)) {
-            r = n == 0 ? -ECONNRESET : -errno;
-            break;
-        }
-        if (n < 0)
-            continue;
-        msgpack_unpacker_buffer_consumed(&unpacker, (size_t)n);
-        total += (size_t)n;
-        if (total > REPLY_MAX) {
-            r = -EBADMSG;
+        if (n > 0) {
+            size += (size_t)n;
+        } else if (errno != EINTR && errno != EAGAIN) {
+            r = -errno;
             break;
         }
     }
-    /* What was unpacked lives on: it holds the buffer by a count of references. */
-    msgpack_unpacker_destroy(&unpacker);
+    free(bytes);
     return r;
+}
+
+/* Lengths are checked before msgpack-c believes them. */
+static int unpack_reply(const char *bytes, size_t size, msgpack_unpacked *ret)
+{
+    enum { MAP_OF_TWO = 0x82 }; /* how a reply begins: then it was cut short */
+    size_t end;
+
+    if (toll_walk(bytes, size, &end) < 0)
+        return size == 0 || (unsigned char)bytes[0] == MAP_OF_TWO ? -ECONNRESET : -EBADMSG;
+    end = 0;
+    return msgpack_unpack_next(ret, bytes, size, &end) == MSGPACK_UNPACK_SUCCESS ? 0 : -ENOMEM;
 }
 
 static int read_verdict(struct ctl_reply *reply, char error[static CTL_ERROR_MAX])
@@ -172,6 +185,8 @@ int ctl_ask(const char *path, const struct ctl_request *request, int timeout_ms,
 {
     int64_t deadline_us = clock_monotonic_us() + (int64_t)timeout_ms * 1000;
     struct ctl_reply reply = {.data = NULL};
+    char *bytes = NULL;
+    size_t size = 0;
     int fd = -1, r;
 
     msgpack_unpacked_init(&reply.unpacked);
@@ -180,23 +195,27 @@ int ctl_ask(const char *path, const struct ctl_request *request, int timeout_ms,
         r = send_request(fd, request, deadline_us);
     /* A daemon that refuses the connection may have said why before it closed it. */
     if (r == 0 || r == -EPIPE)
-        r = receive_reply(fd, deadline_us, &reply.unpacked);
+        r = receive_reply(fd, deadline_us, &bytes, &size);
     if (fd >= 0)
         close(fd);
+    if (r == 0)
+        r = unpack_reply(bytes, size, &reply.unpacked);
     if (r == 0)
         r = read_verdict(&reply, error);
     if (r < 0) {
         msgpack_unpacked_destroy(&reply.unpacked);
+        free(bytes);
         if (r != -EREMOTEIO)
             explain(r, path, timeout_ms, error);
         return r;
     }
+    reply.bytes = bytes;
     *ret = reply;
-    ret->data = value_get(&ret->unpacked.data, "data");
     return 0;
 }
 
 void ctl_reply_done(struct ctl_reply *reply)
 {
     msgpack_unpacked_destroy(&reply->unpacked);
+    free(reply->bytes);
 }

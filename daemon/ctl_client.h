@@ -19,6 +19,7 @@ struct ctl_request {
 struct ctl_reply {
     msgpack_unpacked unpacked;
     const msgpack_object *data;
+    char *bytes; /* what data points into */
 };
 
 /* Returns 0 and a reply for ctl_reply_done(), or

@@ -52,13 +52,14 @@ const char *ctl_format_duration(int64_t us, char buf[static CTL_TEXT_MAX])
 const char *ctl_format_time(int64_t us, char buf[static CTL_TEXT_MAX])
 {
     int64_t micros = us % 1000000;
-    time_t seconds;
+    time_t seconds = us / 1000000;
     struct tm tm;
     size_t n;
 
-    if (micros < 0)
+    if (micros < 0) { /* before 1970 */
         micros += 1000000;
-    seconds = (us - micros) / 1000000;
+        seconds--;
+    }
     if (!localtime_r(&seconds, &tm)) {
         snprintf(buf, CTL_TEXT_MAX, "%" PRId64 " us", us);
         return buf;

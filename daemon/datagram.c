@@ -37,7 +37,8 @@ void datagram_open(struct datagram_parts *ret, const void *data, size_t size, bo
 }
 
 /* A piece for quarantine that uses up all numbers left. */
-static bool broken(struct datagram_parts *parts, struct datagram_piece *ret, const void *data, size_t size, const char *reason)
+static bool broken(struct datagram_parts *parts, struct datagram_piece *ret, const void *data, size_t size,
+                   const char *reason)
 {
     *ret = (struct datagram_piece){.data = data, .size = size, .broken = reason};
     if (parts->next < parts->end) {

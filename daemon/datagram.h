@@ -14,23 +14,23 @@
 /* One piece: a well-formed frame, or bytes for quarantine. Both count as one frame. */
 struct datagram_piece {
     const void *data;
-    size_t      size;
-    const char *broken;   /* NULL for a frame; else why it is none, valid until the next call */
-    uint64_t    seq;      /* its number; 0: it has none */
-    uint64_t    seq_end;  /* it uses up [seq, seq_end): one number, or all that were left for a broken rest */
+    size_t size;
+    const char *broken; /* NULL for a frame; else why it is none, valid until the next call */
+    uint64_t seq;       /* its number; 0: it has none */
+    uint64_t seq_end;   /* it uses up [seq, seq_end): one number, or all that were left for a broken rest */
 };
 
 struct datagram_parts {
-    bool              sequenced; /* it has a valid envelope: */
-    struct toll_frame envelope;  /* stream_id, stream_seq, stream_base, stream_count, client */
+    bool sequenced;             /* it has a valid envelope: */
+    struct toll_frame envelope; /* stream_id, stream_seq, stream_base, stream_count, client */
     /* private */
     const uint8_t *data;
-    size_t         size, pos;
-    bool           truncated, ended;
-    uint64_t       next, end;
-    const void    *refused;
-    size_t         refused_size;
-    char           reason[TOLL_REASON_MAX];
+    size_t size, pos;
+    bool truncated, ended;
+    uint64_t next, end;
+    const void *refused;
+    size_t refused_size;
+    char reason[TOLL_REASON_MAX];
 };
 
 /* Looks at the envelope. `truncated`: the kernel cut the datagram. data must live as long as *ret. */

@@ -14,36 +14,36 @@
 #include <unistd.h>
 
 enum {
-    READ_AT_ONCE = 512,   /* datagrams, before the loop looks at its other handles */
-    DRAIN_MOST   = 20000, /* datagrams, when somebody asked to flush */
-    TEND_MS      = 250, /* heartbeats, pages of dead workers, retries while paused */
-    COLLECT_MS   = 1000,
-    MARK_MS      = 20, /* an idle log gets its mark after that */
+    READ_AT_ONCE = 512, /* datagrams, before the loop looks at its other handles */
+    DRAIN_MOST = 20000, /* datagrams, when somebody asked to flush */
+    TEND_MS = 250,      /* heartbeats, pages of dead workers, retries while paused */
+    COLLECT_MS = 250,
+    MARK_MS = 20, /* an idle log gets its mark after that */
 };
 
 struct intake {
     struct intake_options options;
-    struct journal       *journal;
-    struct metrics       *metrics;
-    struct streams       *streams;
-    struct closer        *closer;
-    uv_loop_t            *loop;
-    int                   fd;
+    struct journal *journal;
+    struct metrics *metrics;
+    struct streams *streams;
+    struct closer *closer;
+    uv_loop_t *loop;
+    int fd;
 
-    uv_poll_t  readable;
+    uv_poll_t readable;
     uv_timer_t tend, collect, mark;
-    uv_work_t  sync_work, collect_work;
-    bool       syncing, collecting, paused, stopping, stopped, broken;
-    bool       rewrite_due; /* a write failed while a sync was under way */
-    int        sync_result;
-    int64_t    sync_started_us;
-    uint64_t   committed_lsn, collect_below;
+    uv_work_t sync_work, collect_work;
+    bool syncing, collecting, paused, stopping, stopped, broken;
+    bool rewrite_due; /* a write failed while a sync was under way */
+    int sync_result;
+    int64_t sync_started_us;
+    uint64_t committed_lsn, collect_below;
     void (*on_stopped)(void *context);
     void (*on_renew)(void *context);
 
-    bool            held; /* a datagram that was read and does not fit yet */
+    bool held; /* a datagram that was read and does not fit yet */
     struct datagram datagram;
-    char            buffer[TOLL_DATAGRAM_MAX];
+    char buffer[TOLL_DATAGRAM_MAX];
 };
 
 static void start_sync(struct intake *intake);
@@ -68,8 +68,10 @@ static void refuse_descriptors(struct intake *intake, const int *fds, int count,
     if (count <= 0)
         return;
     metrics_add(&intake->metrics->descriptors_refused, (uint64_t)count);
-    log_limited(&limit, LOG_LEVEL_WARNING, "descriptors refused: no ack page was due, or it was no sealed memfd of 4096 bytes count=%d uid=%u pid=%u",
-                count, datagram->uid, datagram->pid);
+    log_limited(
+        &limit, LOG_LEVEL_WARNING,
+        "descriptors refused: no ack page was due, or it was no sealed memfd of 4096 bytes count=%d uid=%u pid=%u",
+        count, datagram->uid, datagram->pid);
     closer_close(intake->closer, fds, (size_t)count);
 }
 
@@ -90,9 +92,11 @@ static void take_descriptors(struct intake *intake, const struct datagram *datag
     refuse_descriptors(intake, datagram->fds + taken, datagram->fd_count - taken, datagram);
 }
 
-static struct stream *find_stream(struct intake *intake, const struct datagram *datagram, const struct toll_frame *envelope, int64_t now_us)
+static struct stream *find_stream(struct intake *intake, const struct datagram *datagram,
+                                  const struct toll_frame *envelope, int64_t now_us)
 {
-    struct stream *stream = streams_get(intake->streams, datagram->uid, envelope->stream_id, envelope->stream_base, now_us);
+    struct stream *stream =
+        streams_get(intake->streams, datagram->uid, envelope->stream_id, envelope->stream_base, now_us);
 
     if (stream && envelope->client.ptr)
         stream_set_client(stream, envelope->client.ptr, envelope->client.len);
@@ -104,9 +108,10 @@ static void refuse_stream(struct intake *intake, const struct datagram *datagram
     static struct log_limit limit = LOG_LIMIT(5, 60 * 1000000);
 
     metrics_add(&intake->metrics->datagrams_refused, 1);
-    log_limited(&limit, LOG_LEVEL_WARNING,
-                "datagram refused: its stream's numbers have more than 1024 holes, the sender is broken or hostile uid=%u pid=%u", datagram->uid,
-                datagram->pid);
+    log_limited(
+        &limit, LOG_LEVEL_WARNING,
+        "datagram refused: its stream's numbers have more than 1024 holes, the sender is broken or hostile uid=%u pid=%u",
+        datagram->uid, datagram->pid);
 }
 
 int intake_datagram(struct intake *intake, const struct datagram *datagram, int64_t now_us)
@@ -133,8 +138,8 @@ int intake_datagram(struct intake *intake, const struct datagram *datagram, int6
     while (datagram_next(&parts, &piece))
         frames++;
     if (frames > 0) { /* an envelope alone only attaches */
-        r = journal_append(intake->journal, JOURNAL_DATAGRAM, datagram->truncated ? JOURNAL_TRUNCATED : 0, datagram->uid, datagram->pid,
-                           now_us, datagram->data, datagram->size, &end_lsn);
+        r = journal_append(intake->journal, JOURNAL_DATAGRAM, datagram->truncated ? JOURNAL_TRUNCATED : 0,
+                           datagram->uid, datagram->pid, now_us, datagram->data, datagram->size, &end_lsn);
         if (r < 0)
             return r;
         if (stream)
@@ -186,10 +191,11 @@ static void set_paused(struct intake *intake, int reason)
     intake->paused = paused;
     metrics_set(&intake->metrics->intake_paused, paused);
     if (reason == -ENOSPC)
-        log_limited(&limit, LOG_LEVEL_WARNING,
-                    "receiving is paused: the journal is full. Workers keep their frames until space returns. See journal.max_bytes, "
-                    "journal.min_free_bytes, and why storing lags (tollctl status) journal_bytes=%" PRIu64,
-                    journal_disk_bytes(intake->journal));
+        log_limited(
+            &limit, LOG_LEVEL_WARNING,
+            "receiving is paused: the journal is full. Workers keep their frames until space returns. See journal.max_bytes, "
+            "journal.min_free_bytes, and why storing lags (tollctl status) journal_bytes=%" PRIu64,
+            journal_disk_bytes(intake->journal));
     else if (!paused)
         log_debug("receiving goes on");
     streams_tend(intake->streams, page_state(intake), (uint64_t)clock_boottime_ms());
@@ -317,7 +323,8 @@ static void after_sync(uv_work_t *work, int status)
     metrics_add(&intake->metrics->journal_syncs, 1);
     metrics_add(&intake->metrics->journal_sync_us_total, (uint64_t)(clock_monotonic_us() - intake->sync_started_us));
     if (r < 0 || intake->rewrite_due) {
-        log_error("writing or syncing the journal failed, writing what is not durable into a new segment error=%s", strerror(r < 0 ? -r : EIO));
+        log_error("writing or syncing the journal failed, writing what is not durable into a new segment error=%s",
+                  strerror(r < 0 ? -r : EIO));
         intake->rewrite_due = false;
         r = journal_rewrite(intake->journal);
         if (r < 0)
@@ -411,8 +418,8 @@ static void on_collect(uv_timer_t *timer)
 
 /* --- start and end --------------------------------------------------------------------------------------------------------- */
 
-int intake_new(struct intake **ret, const struct intake_options *options, uv_loop_t *loop, int fd, struct journal *journal,
-               struct metrics *metrics)
+int intake_new(struct intake **ret, const struct intake_options *options, uv_loop_t *loop, int fd,
+               struct journal *journal, struct metrics *metrics)
 {
     struct intake *intake = calloc(1, sizeof(*intake));
     int r;

@@ -13,14 +13,14 @@
 #include <stdint.h>
 #include <uv.h>
 
-enum intake_ack { /* what a frame must have reached to be acknowledged */
-    INTAKE_ACK_SYNC,   /* the disk */
-    INTAKE_ACK_WRITE,  /* the kernel: survives the daemon's death, not the machine's */
-    INTAKE_ACK_COMMIT, /* the sink */
+enum intake_ack {                    /* what a frame must have reached to be acknowledged */
+                  INTAKE_ACK_SYNC,   /* the disk */
+                  INTAKE_ACK_WRITE,  /* the kernel: survives the daemon's death, not the machine's */
+                  INTAKE_ACK_COMMIT, /* the sink */
 };
 
 struct intake_options {
-    enum intake_ack        ack;
+    enum intake_ack ack;
     struct streams_options streams;
     /* On the loop's thread: the durable LSN has moved. */
     void (*durable)(void *context);
@@ -32,8 +32,8 @@ struct intake_options {
 struct intake; /* opaque */
 
 /* Watches fd (of listener_prepare()), which stays the caller's. 0 or -errno. */
-int intake_new(struct intake **ret, const struct intake_options *options, uv_loop_t *loop, int fd, struct journal *journal,
-               struct metrics *metrics) __attribute__((warn_unused_result));
+int intake_new(struct intake **ret, const struct intake_options *options, uv_loop_t *loop, int fd,
+               struct journal *journal, struct metrics *metrics) __attribute__((warn_unused_result));
 /* After intake_stop(), once the loop has run its closing handles. Takes NULL. */
 void intake_free(struct intake *intake);
 
@@ -53,6 +53,7 @@ bool intake_paused(const struct intake *intake); /* no space: not reading */
 const struct streams *intake_streams(const struct intake *intake);
 
 /* One datagram, as the loop would: for tests. 0; -ENOSPC or -EAGAIN: not taken, the same again later; other -errno: the journal is closed. */
-int intake_datagram(struct intake *intake, const struct datagram *datagram, int64_t now_us) __attribute__((warn_unused_result));
+int intake_datagram(struct intake *intake, const struct datagram *datagram, int64_t now_us)
+    __attribute__((warn_unused_result));
 
 #endif

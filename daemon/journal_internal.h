@@ -1,10 +1,15 @@
 /* What the journal's files share among themselves; nobody else includes it (the fuzzer does).
  *
- * journal.c          append, write, sync, rewrite: the group in memory journal_open.c     opening, creating, closing;
- * whose journal it is journal_recover.c  where the log ends after a crash journal_segment.c  segment files: names,
- * headers, making, naming, the list journal_space.c    retention, limits, the segment prepared ahead journal_renew.c
- * a new UUID for what is in the log journal_repair.c   damage, with the daemon stopped journal_reader.c   windows on a
- * segment, and readers journal_record.c   one record journal_file.c     small files that change as a whole
+ * journal.c          append, write, sync, rewrite: the group in memory
+ * journal_open.c     opening, creating, closing; whose journal it is
+ * journal_recover.c  where the log ends after a crash
+ * journal_segment.c  segment files: names, headers, making, naming, the list
+ * journal_space.c    retention, limits, the segment prepared ahead
+ * journal_renew.c    a new UUID for what is in the log
+ * journal_repair.c   damage, with the daemon stopped
+ * journal_reader.c   windows on a segment, and readers
+ * journal_record.c   one record
+ * journal_file.c     small files that change as a whole
  * journal_io.c       the system's calls, and loops around them
  *
  * Locks, in the order they are taken: space_lock (making and deleting segment files), sync_lock (a sync or a rewrite),

@@ -199,7 +199,7 @@ fail:
 /* Reads a segment into the list at *sorted, which is by number. */
 static int segment_insert(struct journal *journal, const char *name, bool strict, struct segment **sorted)
 {
-    struct segment *segment;
+    struct segment *segment = NULL;
     uint64_t number, base;
 
     if (!segment_name_parse(name, &number, &base))

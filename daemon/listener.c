@@ -51,7 +51,8 @@ int listener_bind(const char *path, mode_t mode)
     if (fd < 0)
         return -errno;
     /* The mode is set on the descriptor before binding, so that the file never has a wider one. */
-    if (fchmod(fd, mode) < 0 || bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 || chmod(path, mode) < 0) {
+    if (fchmod(fd, mode) < 0 || bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 ||
+        chmod(path, mode) < 0) {
         r = -errno;
         close(fd);
         return r;

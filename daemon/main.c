@@ -31,22 +31,22 @@
 
 struct tolld {
     struct options options;
-    struct config  config;
-    uv_loop_t      loop;
+    struct config config;
+    uv_loop_t loop;
     struct metrics metrics;
     struct journal *journal;
-    struct sink   *sink;
+    struct sink *sink;
     struct writer *writer;
     struct intake *intake;
     struct control *control;
     struct commands commands;
-    int            socket;
-    bool           own_socket; /* bound here: ours to remove */
-    uv_async_t     progress;
-    uv_signal_t    sigterm, sigint, sighup;
-    uv_timer_t     deadline;
-    bool           stopping, renewing;
-    int            exit_status;
+    int socket;
+    bool own_socket; /* bound here: ours to remove */
+    uv_async_t progress;
+    uv_signal_t sigterm, sigint, sighup;
+    uv_timer_t deadline;
+    bool stopping, renewing;
+    int exit_status;
 };
 
 /* --- opening ---------------------------------------------------------------------------------------------------------------- */
@@ -81,17 +81,20 @@ static void journal_options_fill(struct journal_options *ret, const struct confi
 static void report_journal(const struct tolld *d, const struct journal_report *report)
 {
     if (report->foreign)
-        log_warning("the journal was written on another machine: it was set aside and a new one begun. If this disk was moved here on purpose, "
-                    "stop tolld, put it back and start once with --adopt-journal path=%s",
-                    report->foreign_path);
+        log_warning(
+            "the journal was written on another machine: it was set aside and a new one begun. If this disk was moved here on purpose, "
+            "stop tolld, put it back and start once with --adopt-journal path=%s",
+            report->foreign_path);
     if (report->torn_bytes)
-        log_warning("the journal's end was torn, as after a crash: bytes that were never acknowledged were cut off and kept bytes=%" PRIu64 " path=%s",
-                    report->torn_bytes, report->torn_path);
+        log_warning(
+            "the journal's end was torn, as after a crash: bytes that were never acknowledged were cut off and kept bytes=%" PRIu64
+            " path=%s",
+            report->torn_bytes, report->torn_path);
     if (report->damaged_from != report->damaged_to)
-        log_error("the journal is damaged: acknowledged frames do not read back from=%" PRIu64 " to=%" PRIu64, report->damaged_from,
-                  report->damaged_to);
-    log_info("journal open path=%s end_lsn=%" PRIu64 " bytes=%" PRIu64 " new=%s", d->config.daemon.state_dir, journal_end_lsn(d->journal),
-             journal_disk_bytes(d->journal), report->created ? "yes" : "no");
+        log_error("the journal is damaged: acknowledged frames do not read back from=%" PRIu64 " to=%" PRIu64,
+                  report->damaged_from, report->damaged_to);
+    log_info("journal open path=%s end_lsn=%" PRIu64 " bytes=%" PRIu64 " new=%s", d->config.daemon.state_dir,
+             journal_end_lsn(d->journal), journal_disk_bytes(d->journal), report->created ? "yes" : "no");
 }
 
 static int open_journal(struct tolld *d)
@@ -105,8 +108,9 @@ static int open_journal(struct tolld *d)
     journal_options_fill(&options, &d->config, d->options.adopt_journal || d->config.daemon.adopt_journal);
     r = journal_open(&d->journal, &options, &report);
     if (r == -EBUSY)
-        log_error("another tolld is running on this state directory: stop it, or give this one its own (TOLL_STATE_DIR) path=%s",
-                  d->config.daemon.state_dir);
+        log_error(
+            "another tolld is running on this state directory: stop it, or give this one its own (TOLL_STATE_DIR) path=%s",
+            d->config.daemon.state_dir);
     else if (r < 0)
         log_error("the journal can't be opened path=%s error=%s", d->config.daemon.state_dir, strerror(-r));
     else
@@ -128,9 +132,11 @@ static int open_socket(struct tolld *d)
     if (d->own_socket)
         d->socket = listener_bind(config->daemon.socket, (mode_t)config->daemon.socket_mode);
     if (d->socket < 0) {
-        log_error(d->socket == -ENAMETOOLONG ? "the socket's path is longer than the 107 bytes that a Unix socket may have path=%s error=%s"
-                  : d->socket == -EADDRINUSE ? "the socket is in use by another process, or is no socket path=%s error=%s"
-                                             : "the socket can't be bound path=%s error=%s",
+        log_error(d->socket == -ENAMETOOLONG
+                      ? "the socket's path is longer than the 107 bytes that a Unix socket may have path=%s error=%s"
+                  : d->socket == -EADDRINUSE
+                      ? "the socket is in use by another process, or is no socket path=%s error=%s"
+                      : "the socket can't be bound path=%s error=%s",
                   config->daemon.socket, strerror(-d->socket));
         return d->socket;
     }
@@ -148,7 +154,9 @@ static void warn_short_queue(void)
     int length = 0;
 
     if (file && fscanf(file, "%d", &length) == 1 && length < 64)
-        log_info("net.unix.max_dgram_qlen is low: bursts wait in the workers' rings more often; 512 is a good value value=%d", length);
+        log_info(
+            "net.unix.max_dgram_qlen is low: bursts wait in the workers' rings more often; 512 is a good value value=%d",
+            length);
     if (file)
         fclose(file);
 }
@@ -290,7 +298,8 @@ static void on_deadline(uv_timer_t *timer)
 {
     struct tolld *d = timer->data;
 
-    log_warning("not everything could be stored before the deadline: the rest is in the journal and is stored after the next start");
+    log_warning(
+        "not everything could be stored before the deadline: the rest is in the journal and is stored after the next start");
     remove_sockets(d);
     _exit(d->exit_status); /* the writer may hang in a call to a frozen server */
 }
@@ -342,9 +351,11 @@ static void on_reload(uv_signal_t *handle, int number)
         options = writer_options_of(d);
         options.host = "";
         writer_set_options(d->writer, &options);
-        journal_set_limits(d->journal, (uint64_t)d->config.journal.max_bytes, (uint64_t)d->config.journal.min_free_bytes, d->config.journal.retention_us);
+        journal_set_limits(d->journal, (uint64_t)d->config.journal.max_bytes,
+                           (uint64_t)d->config.journal.min_free_bytes, d->config.journal.retention_us);
         log_level_set((enum log_level)d->config.daemon.log_level);
-        log_info("configuration reloaded applied=%s restart_needed_for=%s", applied[0] ? applied : "none", restart[0] ? restart : "none");
+        log_info("configuration reloaded applied=%s restart_needed_for=%s", applied[0] ? applied : "none",
+                 restart[0] ? restart : "none");
     }
     sd_notify(0, "READY=1");
 }
@@ -402,8 +413,10 @@ static int start_control(struct tolld *d)
         .ack_name = config_ack_name((enum config_ack)d->config.journal.ack),
         .started_us = clock_monotonic_us(),
     };
-    options = (struct control_options){
-        .path = d->config.daemon.control, .mode = d->config.daemon.control_mode, .commands = commands_table, .context = &d->commands};
+    options = (struct control_options){.path = d->config.daemon.control,
+                                       .mode = d->config.daemon.control_mode,
+                                       .commands = commands_table,
+                                       .context = &d->commands};
     r = control_open(&d->control, &d->loop, &options);
     if (r < 0)
         log_error("the control socket can't be opened path=%s error=%s", d->config.daemon.control, strerror(-r));
@@ -460,7 +473,8 @@ static int run(struct tolld *d)
     if (r < 0)
         return r == -ENAMETOOLONG ? EXIT_CONFIGURATION : EXIT_FAILURE;
     warn_short_queue();
-    log_info("ready version=%s sink=%s ack=%s", TOLL_VERSION, d->sink->ops->name, config_ack_name((enum config_ack)d->config.journal.ack));
+    log_info("ready version=%s sink=%s ack=%s", TOLL_VERSION, d->sink->ops->name,
+             config_ack_name((enum config_ack)d->config.journal.ack));
     sd_notify(0, "READY=1"); /* does not wait for PostgreSQL: receiving and acknowledging work without it */
     uv_run(&d->loop, UV_RUN_DEFAULT);
 

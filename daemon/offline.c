@@ -50,8 +50,9 @@ int offline_migrate(const struct config *config)
 static void print_damage(void *context, uint64_t from, uint64_t to, const char *path)
 {
     (void)context;
-    printf("Damaged: LSN %" PRIu64 " to %" PRIu64 ", %" PRIu64 " bytes. They are kept in %s, and go to quarantine when tolld runs again.\n", from,
-           to, to - from, path);
+    printf("Damaged: LSN %" PRIu64 " to %" PRIu64 ", %" PRIu64
+           " bytes. They are kept in %s, and go to quarantine when tolld runs again.\n",
+           from, to, to - from, path);
 }
 
 int offline_repair(const struct journal_options *options)

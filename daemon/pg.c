@@ -9,22 +9,24 @@
 #include <uuid/uuid.h>
 
 /* The server's side of a broken connection: without these a dead host's row locks would outlive it by hours. */
-static const char *const SERVER_OPTIONS = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
-                                          "-c idle_in_transaction_session_timeout=60s -c jit=off";
+static const char *const SERVER_OPTIONS =
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
+    "-c idle_in_transaction_session_timeout=60s -c jit=off";
 
 /* One line of libpq's message, without DETAIL (it may show a row). */
 static void set_error(struct pg *pg, const char *message)
 {
     size_t length = strcspn(message, "\n");
 
-    snprintf(pg->error, sizeof(pg->error), "%.*s", (int)(length < sizeof(pg->error) ? length : sizeof(pg->error) - 1), message);
+    snprintf(pg->error, sizeof(pg->error), "%.*s", (int)(length < sizeof(pg->error) ? length : sizeof(pg->error) - 1),
+             message);
 }
 
 int pg_classify(const char *sqlstate)
 {
     static const struct {
         const char *prefix;
-        int         meaning;
+        int meaning;
     } table[] = {
         {"08", -EAGAIN},          /* connection exception */
         {"25006", -EAGAIN},       /* read-only: a standby, until it is promoted */
@@ -69,9 +71,11 @@ int pg_connect(struct pg *pg, const struct pg_options *options)
 {
     char connect_timeout[16], user_timeout[16];
     /* The URL (dbname) overrides what stands before it, and is overridden by what stands after it. */
-    const char *keys[] = {"connect_timeout", "tcp_user_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count",
-                          "options", "fallback_application_name", "dbname", "client_encoding", NULL};
-    const char *values[] = {connect_timeout, user_timeout, "10", "5", "3", SERVER_OPTIONS, "tolld", options->url, "UTF8", NULL};
+    const char *keys[] = {
+        "connect_timeout", "tcp_user_timeout",          "keepalives_idle", "keepalives_interval", "keepalives_count",
+        "options",         "fallback_application_name", "dbname",          "client_encoding",     NULL};
+    const char *values[] = {connect_timeout, user_timeout, "10",         "5",    "3",
+                            SERVER_OPTIONS,  "tolld",      options->url, "UTF8", NULL};
 
     pg_disconnect(pg);
     snprintf(connect_timeout, sizeof(connect_timeout), "%d", options->connect_timeout_s);

@@ -9,15 +9,15 @@
 
 struct pg_options {
     const char *url; /* libpq's connection string or URI; what it sets itself wins over the time-outs below */
-    int         connect_timeout_s;
-    int         tcp_user_timeout_ms;
+    int connect_timeout_s;
+    int tcp_user_timeout_ms;
 };
 
 /* All functions: 0 or -EAGAIN, -EINVAL, -ENOTRECOVERABLE, -ENOMEM with the meanings of sink.h; then `error` and `sqlstate` say more. */
 struct pg {
     PGconn *conn;
-    char    error[512]; /* one line, never a row's contents */
-    char    sqlstate[6];
+    char error[512]; /* one line, never a row's contents */
+    char sqlstate[6];
 };
 
 int pg_connect(struct pg *pg, const struct pg_options *options) __attribute__((warn_unused_result));
@@ -27,9 +27,11 @@ int pg_connected(const struct pg *pg); /* as far as libpq knows */
 /* One or more statements without parameters. */
 int pg_exec(struct pg *pg, const char *sql) __attribute__((warn_unused_result));
 /* One statement with text parameters ($1 …); the result, in text form, is the caller's to PQclear(). */
-int pg_query(struct pg *pg, PGresult **ret, const char *sql, int count, const char *const *values) __attribute__((warn_unused_result));
+int pg_query(struct pg *pg, PGresult **ret, const char *sql, int count, const char *const *values)
+    __attribute__((warn_unused_result));
 /* The same for statements whose rows do not matter; the number of rows affected goes to *ret_rows (may be NULL). */
-int pg_run(struct pg *pg, int64_t *ret_rows, const char *sql, int count, const char *const *values) __attribute__((warn_unused_result));
+int pg_run(struct pg *pg, int64_t *ret_rows, const char *sql, int count, const char *const *values)
+    __attribute__((warn_unused_result));
 /* COPY … FROM STDIN (FORMAT binary) with bytes that copy_begin() … copy_end() made. */
 int pg_copy(struct pg *pg, const char *sql, const struct copy_buffer *buf) __attribute__((warn_unused_result));
 
@@ -38,9 +40,9 @@ int pg_classify(const char *sqlstate);
 
 /* PostgreSQL array literals in text form, e.g. {"a","b"}: growing strings. */
 struct pg_array {
-    char  *text;
+    char *text;
     size_t size, capacity;
-    int    failed;
+    int failed;
 };
 void pg_array_begin(struct pg_array *array);
 void pg_array_add(struct pg_array *array, const char *element); /* NULL: NULL */

@@ -15,8 +15,9 @@ const char PG_COPY_TRANSCRIPTS[] =
     "occurred_at_reported, raw_json) FROM STDIN (FORMAT binary)";
 enum { TRANSCRIPT_COLUMNS = 10 };
 
-const char PG_COPY_GAPS[] = "COPY toll.gaps (batch_id, stream_id, seq, uid, pid, session_id, count, since, until, received_at, "
-                            "raw_json) FROM STDIN (FORMAT binary)";
+const char PG_COPY_GAPS[] =
+    "COPY toll.gaps (batch_id, stream_id, seq, uid, pid, session_id, count, since, until, received_at, "
+    "raw_json) FROM STDIN (FORMAT binary)";
 enum { GAP_COLUMNS = 11 };
 
 const char PG_COPY_QUARANTINE[] =
@@ -143,7 +144,8 @@ void pg_row_gap(struct copy_buffer *buf, const struct sink_row *row, int64_t bat
     copy_jsonb(buf, frame->raw_json.ptr, frame->raw_json.len);
 }
 
-void pg_row_quarantine(struct copy_buffer *buf, const struct sink_refused *refused, const uint8_t journal[static 16], int64_t batch_id)
+void pg_row_quarantine(struct copy_buffer *buf, const struct sink_refused *refused, const uint8_t journal[static 16],
+                       int64_t batch_id)
 {
     const struct sink_origin *origin = &refused->origin;
 

@@ -11,6 +11,7 @@ extern const char PG_COPY_EVENTS[], PG_COPY_TRANSCRIPTS[], PG_COPY_GAPS[], PG_CO
 void pg_row_event(struct copy_buffer *buf, const struct sink_row *row, int64_t batch_id);
 void pg_row_transcript(struct copy_buffer *buf, const struct sink_row *row, int64_t batch_id);
 void pg_row_gap(struct copy_buffer *buf, const struct sink_row *row, int64_t batch_id);
-void pg_row_quarantine(struct copy_buffer *buf, const struct sink_refused *refused, const uint8_t journal[static 16], int64_t batch_id);
+void pg_row_quarantine(struct copy_buffer *buf, const struct sink_refused *refused, const uint8_t journal[static 16],
+                       int64_t batch_id);
 
 #endif

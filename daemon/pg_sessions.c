@@ -1,4 +1,4 @@
-/* See pg_sessions.h. */
+/* See pg_sessions.h. The rules for what is written stand in sql/functions/sessions.sql. */
 #include "daemon/pg_sessions.h"
 
 #include <errno.h>
@@ -15,82 +15,13 @@ static const char CREATE_TABLE[] =
 static const char COPY_ROWS[] = "COPY pg_temp.toll_batch_sessions FROM STDIN (FORMAT binary)";
 enum { ROW_COLUMNS = 22 };
 
-/* A session first seen: its whole row, with its totals if it ends within the batch. A row that is there already is left to UPDATE_ROWS. */
-static const char INSERT_ROWS[] =
-    "INSERT INTO public.billing_sessions (session_id, started_at, started_at_reported, start_missing, duplicate_starts, metadata,"
-    " raw_json, owner_journal, owner_writer, ended_at, ended_at_reported, finish_reason, duration_secs, duplicate_ends,"
-    " llm_input_tokens, llm_output_tokens, llm_calls, tts_chars, tts_calls, stt_audio_ms, stt_calls) "
-    "SELECT session_id, started_at, started_at_reported, starts = 0, greatest(starts - 1, 0), coalesce(metadata, '{}'),"
-    " raw_json, $1::uuid, $2::integer, end_at, CASE WHEN end_at > ended_at THEN coalesce(ended_at_reported, ended_at) ELSE"
-    " ended_at_reported END, finish_reason, extract(epoch FROM end_at - started_at), greatest(ends - 1, 0),"
-    " CASE WHEN ends > 0 THEN llm_input_tokens ELSE 0 END, CASE WHEN ends > 0 THEN llm_output_tokens ELSE 0 END,"
-    " CASE WHEN ends > 0 THEN llm_calls ELSE 0 END, CASE WHEN ends > 0 THEN tts_chars ELSE 0 END,"
-    " CASE WHEN ends > 0 THEN tts_calls ELSE 0 END, CASE WHEN ends > 0 THEN stt_audio_ms ELSE 0 END,"
-    " CASE WHEN ends > 0 THEN stt_calls ELSE 0 END "
-    "FROM (SELECT *, CASE WHEN ends > 0 THEN greatest(ended_at, started_at) END AS end_at FROM pg_temp.toll_batch_sessions) AS u "
-    "WHERE is_new ORDER BY session_id ON CONFLICT (session_id) DO NOTHING RETURNING session_id";
-
 /* FOR SHARE is enough to store events; FOR UPDATE where the row will be written. In order of session_id, so that two batches never wait for each
  * other. (FOR KEY SHARE, which the foreign key takes, does not conflict with an update of totals: a sum was lost.) */
-#define LOCK_ROWS                                                                                                                \
-    "SELECT session_id, ended_at IS NOT NULL, shared, owner_journal = $2::uuid AND owner_writer = $3::integer "                \
+#define LOCK_ROWS                                                                                                      \
+    "SELECT session_id, ended_at IS NOT NULL, shared, owner_journal = $2::uuid AND owner_writer = $3::integer "        \
     "FROM public.billing_sessions WHERE session_id = ANY ($1::uuid[]) ORDER BY session_id "
 static const char LOCK_SHARE[] = LOCK_ROWS "FOR SHARE";
 static const char LOCK_UPDATE[] = LOCK_ROWS "FOR UPDATE";
-
-/* R3's rules for starts, ends and totals, in one statement. s is the row as it stands (locked), u what the batch brings. */
-static const char UPDATE_ROWS[] =
-    "WITH known AS ("
-    " SELECT u.*, s.started_at AS old_started, s.started_at_reported AS old_started_reported, s.start_missing, s.ended_at AS old_ended,"
-    "  s.ended_at_reported AS old_ended_reported, s.finish_reason AS old_reason, s.sealed,"
-    "  s.shared OR s.owner_journal IS DISTINCT FROM $1::uuid OR s.owner_writer IS DISTINCT FROM $2::integer AS shared_now,"
-    /* The first end finalizes; a real end supersedes an orphan's. */
-    "  u.ends > 0 AND (s.ended_at IS NULL OR s.finish_reason = 'orphaned') AS ends_now,"
-    "  u.orphan AND s.ended_at IS NULL AS orphaned_now,"
-    /* A real start replaces a synthesised one; of two real ones the earlier stays. */
-    "  CASE WHEN u.starts > 0 AND (s.start_missing OR u.started_at < s.started_at) THEN u.started_at ELSE s.started_at END AS begin_at"
-    " FROM pg_temp.toll_batch_sessions AS u JOIN public.billing_sessions AS s USING (session_id)"
-    " WHERE u.session_id = ANY ($3::uuid[])"
-    "), timed AS ("
-    " SELECT *, NOT shared_now AND whole AND (ends_now OR orphaned_now) AS from_memory,"
-    "  CASE WHEN ends_now THEN ended_at"
-    "   WHEN orphaned_now AND whole AND NOT shared_now THEN last_at"
-    /* An orphan that memory does not know whole ends with its last stored row. */
-    "   WHEN orphaned_now THEN (SELECT max(at) FROM (SELECT max(occurred_at) AS at FROM public.billing_events AS e WHERE e.session_id ="
-    "    known.session_id UNION ALL SELECT max(occurred_at) FROM public.session_transcripts AS t WHERE t.session_id ="
-    "    known.session_id) AS last)"
-    "   WHEN old_reason = 'orphaned' AND rows > 0 THEN greatest(old_ended, last_at)"
-    "   ELSE old_ended END AS end_at"
-    " FROM known"
-    "), n AS ("
-    " SELECT *, CASE WHEN ends_now OR orphaned_now OR old_ended IS NOT NULL THEN greatest(end_at, begin_at) END AS final_end FROM timed"
-    ") "
-    "UPDATE public.billing_sessions AS s SET"
-    " started_at = n.begin_at,"
-    " started_at_reported = CASE WHEN n.begin_at = n.old_started AND NOT n.start_missing THEN n.old_started_reported"
-    "  WHEN n.starts > 0 THEN n.started_at_reported ELSE n.old_started_reported END,"
-    " start_missing = n.start_missing AND n.starts = 0,"
-    " duplicate_starts = s.duplicate_starts + greatest(n.starts - n.start_missing::integer, 0),"
-    " metadata = coalesce(n.metadata, '{}') || s.metadata,"
-    " raw_json = CASE WHEN n.raw_json IS NULL THEN s.raw_json ELSE n.raw_json || coalesce(s.raw_json, '{}') END,"
-    " shared = n.shared_now,"
-    " ended_at = n.final_end,"
-    " ended_at_reported = CASE WHEN NOT n.ends_now THEN n.old_ended_reported WHEN n.final_end > n.ended_at THEN"
-    "  coalesce(n.ended_at_reported, n.ended_at) ELSE n.ended_at_reported END,"
-    " finish_reason = CASE WHEN n.ends_now THEN n.finish_reason WHEN n.orphaned_now THEN 'orphaned' ELSE n.old_reason END,"
-    " duration_secs = extract(epoch FROM n.final_end - n.begin_at),"
-    " duplicate_ends = s.duplicate_ends + greatest(n.ends - n.ends_now::integer, 0),"
-    " revision = s.revision + (n.old_ended IS NOT NULL AND (n.rows > 0 OR n.starts > 0 OR n.ends_now))::integer,"
-#define TOTAL(column)                                                                                                            \
-    " " column " = CASE WHEN n.from_memory THEN n." column " WHEN n.sealed AND n.rows > 0 THEN s." column " + n." column      \
-    " ELSE s." column " END,"
-    TOTAL("llm_input_tokens") TOTAL("llm_output_tokens") TOTAL("llm_calls") TOTAL("tts_chars") TOTAL("tts_calls")
-    TOTAL("stt_audio_ms") TOTAL("stt_calls")
-#undef TOTAL
-    " updated_at = now() "
-    "FROM n WHERE s.session_id = n.session_id "
-    "RETURNING s.session_id, s.ended_at IS NOT NULL,"
-    " s.ended_at IS NOT NULL AND NOT n.from_memory AND NOT n.sealed AND (n.rows > 0 OR n.ends_now OR n.orphaned_now)";
 
 enum { INSERTED = 1, ENDED = 2, FOREIGN = 4 /* another's, and not yet marked as shared */, COPIED = 8 };
 
@@ -114,7 +45,8 @@ static void add_row(struct copy_buffer *buf, const struct session_change *change
     copy_row(buf, ROW_COLUMNS);
     copy_uuid(buf, session->id);
     copy_bool(buf, !session->stored);
-    copy_bool(buf, session->whole && session->stored); /* else, in UPDATE_ROWS, the row was there before memory knew of it */
+    copy_bool(buf, session->whole &&
+                       session->stored); /* else, when it is settled, the row was there before memory knew of it */
     copy_bool(buf, change->orphan);
     copy_int4(buf, (int32_t)change->starts);
     copy_int4(buf, (int32_t)change->ends);
@@ -192,7 +124,7 @@ static int insert_new(struct pg_sessions *sessions, struct pg *pg, const char *j
 {
     const char *parameters[] = {journal, writer};
     PGresult *result;
-    int r = pg_query(pg, &result, INSERT_ROWS, 2, parameters);
+    int r = pg_query(pg, &result, "SELECT toll.insert_sessions($1::uuid, $2::integer)", 2, parameters);
 
     if (r < 0)
         return r;
@@ -207,8 +139,8 @@ static int insert_new(struct pg_sessions *sessions, struct pg *pg, const char *j
 }
 
 /* Locks the rows of all changes that `wanted` picks and notes their states. -ESTALE if one is not there. */
-static int lock_rows(struct pg_sessions *sessions, struct pg *pg, const char *sql, const char *journal, const char *writer,
-                     struct session_change *const *changes, size_t count,
+static int lock_rows(struct pg_sessions *sessions, struct pg *pg, const char *sql, const char *journal,
+                     const char *writer, struct session_change *const *changes, size_t count,
                      bool (*wanted)(const struct session_change *change, unsigned char state))
 {
     const char *parameters[] = {NULL, journal, writer};
@@ -282,7 +214,8 @@ int pg_sessions_claim(struct pg_sessions *sessions, struct pg *pg, const char *j
     for (size_t i = 0; i < count; i++)
         if (not_inserted(changes[i], sessions->states[i]) && is_new_or_written(changes[i], 0))
             share_will_do = false;
-    r = lock_rows(sessions, pg, share_will_do ? LOCK_SHARE : LOCK_UPDATE, journal, writer, changes, count, not_inserted);
+    r = lock_rows(sessions, pg, share_will_do ? LOCK_SHARE : LOCK_UPDATE, journal, writer, changes, count,
+                  not_inserted);
     /* A share lock may show that the row must be written after all: ended, or taken over by somebody else meanwhile. */
     if (r == 0 && share_will_do)
         r = lock_rows(sessions, pg, LOCK_UPDATE, journal, writer, changes, count, needs_update);
@@ -306,7 +239,9 @@ static int update_rows(struct pg_sessions *sessions, struct pg *pg, const char *
 
     if (!parameters[2])
         return -ENOMEM;
-    r = pg_query(pg, &result, UPDATE_ROWS, 3, parameters);
+    r = pg_query(pg, &result,
+                 "SELECT session_id, ended, to_sum FROM toll.settle_sessions($1::uuid, $2::integer, $3::uuid[])", 3,
+                 parameters);
     if (r < 0)
         return r;
     if ((size_t)PQntuples(result) != expected) {

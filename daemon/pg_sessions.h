@@ -13,9 +13,9 @@
 
 struct pg_sessions {
     struct copy_buffer rows;
-    struct pg_array    ids;
-    unsigned char     *states; /* of each change, while a batch is stored */
-    size_t             capacity;
+    struct pg_array ids;
+    unsigned char *states; /* of each change, while a batch is stored */
+    size_t capacity;
 };
 
 /* Once per connection: the temporary table that changes travel through. */

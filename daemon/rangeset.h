@@ -16,8 +16,8 @@ struct range {
 
 struct rangeset {
     struct range *many; /* heap, when count > 1 was ever reached; else NULL */
-    struct range  one;
-    uint32_t      count, capacity;
+    struct range one;
+    uint32_t count, capacity;
 };
 
 void rangeset_init(struct rangeset *set); /* empty */
@@ -33,7 +33,9 @@ uint64_t rangeset_first_missing(const struct rangeset *set, uint64_t from);
 int rangeset_add(struct rangeset *set, uint64_t from, uint64_t to) __attribute__((warn_unused_result));
 
 /* PostgreSQL's text of an int8multirange: "{[1,5),[7,9)}". Numbers above INT64_MAX do not occur. */
-size_t rangeset_format(const struct rangeset *set, char *buf, size_t cap); /* like snprintf: the length it has or would have */
-int rangeset_parse(struct rangeset *ret, const char *text) __attribute__((warn_unused_result)); /* 0, -EINVAL, -ENOMEM, -E2BIG */
+size_t rangeset_format(const struct rangeset *set, char *buf,
+                       size_t cap); /* like snprintf: the length it has or would have */
+int rangeset_parse(struct rangeset *ret, const char *text)
+    __attribute__((warn_unused_result)); /* 0, -EINVAL, -ENOMEM, -E2BIG */
 
 #endif

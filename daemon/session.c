@@ -7,13 +7,14 @@
 #include <string.h>
 #include <utlist.h>
 
-_Static_assert(sizeof(struct session) <= 224, "with the allocator's and the hash table's share, a live session stays under 256 bytes");
+_Static_assert(sizeof(struct session) <= 224,
+               "with the allocator's and the hash table's share, a live session stays under 256 bytes");
 
 struct session_table {
-    struct session         *sessions; /* uthash's head */
-    struct session         *oldest;   /* list by last frame */
+    struct session *sessions; /* uthash's head */
+    struct session *oldest;   /* list by last frame */
     struct session_change **changes;
-    size_t                  change_count, change_capacity;
+    size_t change_count, change_capacity;
 };
 
 struct session_table *session_table_new(void)
@@ -78,9 +79,11 @@ size_t session_count(const struct session_table *table)
     return HASH_COUNT(table->sessions);
 }
 
-void session_foreach(const struct session_table *table, bool (*visit)(void *context, const struct session *session), void *context)
+void session_foreach(const struct session_table *table, bool (*visit)(void *context, const struct session *session),
+                     void *context)
 {
-    const struct session *session = table->oldest ? table->oldest->older : NULL; /* utlist: the head's older is the tail */
+    const struct session *session =
+        table->oldest ? table->oldest->older : NULL; /* utlist: the head's older is the tail */
 
     while (session && visit(context, session))
         session = session == table->oldest ? NULL : session->older;
@@ -161,8 +164,8 @@ static int merge_json(char **object, const struct toll_str *later)
     return 0;
 }
 
-static int apply_start(struct session *session, struct session_change *change, const struct toll_frame *frame, int64_t occurred_us,
-                       int64_t reported_us)
+static int apply_start(struct session *session, struct session_change *change, const struct toll_frame *frame,
+                       int64_t occurred_us, int64_t reported_us)
 {
     int r = merge_json(&change->metadata, &frame->metadata);
 
@@ -180,8 +183,8 @@ static int apply_start(struct session *session, struct session_change *change, c
     return 0;
 }
 
-static int apply_end(struct session *session, struct session_change *change, const struct toll_frame *frame, int64_t occurred_us,
-                     int64_t reported_us)
+static int apply_end(struct session *session, struct session_change *change, const struct toll_frame *frame,
+                     int64_t occurred_us, int64_t reported_us)
 {
     int r = merge_json(&change->raw_json, &frame->raw_json);
 

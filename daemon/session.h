@@ -21,29 +21,30 @@ struct session_totals { /* integers, so that sums are exact in any order */
 struct session_change;
 
 struct session {
-    uint8_t               id[16];
+    uint8_t id[16];
     struct session_totals totals;
-    int64_t               started_us;       /* of its start; without one, of its first frame */
-    int64_t               last_us;          /* latest occurred_at of a frame: where an orphan ends */
-    int64_t               last_received_us; /* idleness is measured in receive time */
-    bool                  has_start, ended;
-    bool                  stored;           /* its row is known to exist */
-    bool                  whole;            /* memory is the whole story */
-    struct session_change *change;          /* in the batch being built, or NULL */
-    struct session        *older, *newer;   /* by last frame */
-    UT_hash_handle         hh;
+    int64_t started_us;       /* of its start; without one, of its first frame */
+    int64_t last_us;          /* latest occurred_at of a frame: where an orphan ends */
+    int64_t last_received_us; /* idleness is measured in receive time */
+    bool has_start, ended;
+    bool stored;                   /* its row is known to exist */
+    bool whole;                    /* memory is the whole story */
+    struct session_change *change; /* in the batch being built, or NULL */
+    struct session *older, *newer; /* by last frame */
+    UT_hash_handle hh;
 };
 
 /* What one batch does to one session. Strings belong to the change. */
 struct session_change {
     struct session *session;
-    uint32_t        starts, ends, rows; /* session_start, session_end and other frames in this batch */
-    bool            orphan;             /* to be closed at its last activity */
-    int64_t         started_us, started_reported_us; /* of the earliest start; the sender's own time where it was clamped, or TOLL_TIME_MISSING */
-    int64_t         ended_us, ended_reported_us;     /* of the first end */
-    char           *finish_reason;                   /* of the first end */
-    char           *metadata;                        /* JSON object: all starts merged, the earlier frame's values win; or NULL */
-    char           *raw_json;                        /* the same for keys that have no column */
+    uint32_t starts, ends, rows; /* session_start, session_end and other frames in this batch */
+    bool orphan;                 /* to be closed at its last activity */
+    int64_t started_us,
+        started_reported_us; /* of the earliest start; the sender's own time where it was clamped, or TOLL_TIME_MISSING */
+    int64_t ended_us, ended_reported_us; /* of the first end */
+    char *finish_reason;                 /* of the first end */
+    char *metadata;                      /* JSON object: all starts merged, the earlier frame's values win; or NULL */
+    char *raw_json;                      /* the same for keys that have no column */
     /* Set by the sink when it stores the change. */
     bool existed;   /* the row was there though memory did not know it: the totals here are not the whole story */
     bool finalized; /* the row is ended now: forget the session */
@@ -61,7 +62,8 @@ int session_apply(struct session_table *table, const struct toll_frame *frame, i
                   int64_t received_us) __attribute__((warn_unused_result));
 
 /* Plans to close every session without a frame since before_us (receive time), at most max. Returns how many, or -ENOMEM. */
-int session_plan_orphans(struct session_table *table, int64_t before_us, size_t max) __attribute__((warn_unused_result));
+int session_plan_orphans(struct session_table *table, int64_t before_us, size_t max)
+    __attribute__((warn_unused_result));
 /* The same for one session of ours that memory does not know but the table has as live. Does nothing if memory knows it. */
 int session_plan_orphan(struct session_table *table, const uint8_t id[static 16]) __attribute__((warn_unused_result));
 
@@ -74,6 +76,7 @@ void session_settle(struct session_table *table, size_t max);
 const struct session *session_find(const struct session_table *table, const uint8_t id[static 16]);
 size_t session_count(const struct session_table *table);
 /* Latest activity first, until visit() returns false. */
-void session_foreach(const struct session_table *table, bool (*visit)(void *context, const struct session *session), void *context);
+void session_foreach(const struct session_table *table, bool (*visit)(void *context, const struct session *session),
+                     void *context);
 
 #endif

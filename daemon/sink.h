@@ -24,62 +24,62 @@
 
 /* Which log this is: the key of its watermark. */
 struct sink_journal {
-    uint8_t     uuid[16];
-    int         writer;
+    uint8_t uuid[16];
+    int writer;
     const char *host;
-    bool        registered;   /* it had a watermark before: a missing one is then an error, not a first time */
-    uint64_t    register_lsn; /* where a first time begins */
+    bool registered;       /* it had a watermark before: a missing one is then an error, not a first time */
+    uint64_t register_lsn; /* where a first time begins */
 };
 
 /* A stream's numbers that are stored, as the writer caches them. */
 struct sink_stream {
-    uint32_t        uid, pid;
-    uint8_t         id[16];
+    uint32_t uid, pid;
+    uint8_t id[16];
     struct rangeset seen;
-    int64_t         revision; /* of the stored row; 0: there is none yet */
-    char            client[48];
+    int64_t revision; /* of the stored row; 0: there is none yet */
+    char client[48];
 };
 
 /* Where a frame came from; what quarantine needs to know of it. */
 struct sink_origin {
     const void *data; /* its bytes */
-    size_t      size;
-    uint64_t    lsn;  /* of its datagram */
-    uint32_t    index;                 /* its place there, from 0 */
-    uint32_t    uid, pid;
-    int64_t     received_us;
-    bool        sequenced;
-    uint8_t     stream_id[16];
-    uint64_t    seq;                   /* 0: none */
+    size_t size;
+    uint64_t lsn;   /* of its datagram */
+    uint32_t index; /* its place there, from 0 */
+    uint32_t uid, pid;
+    int64_t received_us;
+    bool sequenced;
+    uint8_t stream_id[16];
+    uint64_t seq; /* 0: none */
 };
 
 /* A frame to store: any type but session_start, session_end and stream. */
 struct sink_row {
-    const struct toll_frame  *frame;
+    const struct toll_frame *frame;
     const struct sink_origin *origin;
-    int64_t                   occurred_us; /* to store */
-    int64_t                   reported_us; /* the sender's own where that was clamped, or TOLL_TIME_MISSING */
+    int64_t occurred_us; /* to store */
+    int64_t reported_us; /* the sender's own where that was clamped, or TOLL_TIME_MISSING */
 };
 
 struct sink_refused {
     struct sink_origin origin;
-    char               reason[TOLL_REASON_MAX];
+    char reason[TOLL_REASON_MAX];
 };
 
 struct sink_counts {
     uint32_t received, stored, quarantined, duplicates; /* frames: received is the sum of the others */
     uint32_t events, transcripts, gaps;                 /* rows */
-    int64_t  first_received_us, last_received_us;
+    int64_t first_received_us, last_received_us;
 };
 
 /* What goes with the frames in the same transaction. */
 struct sink_batch {
-    uint64_t                   from, to; /* the range of the journal; equal: no frames, orphans are closed */
-    struct sink_counts         counts;
+    uint64_t from, to; /* the range of the journal; equal: no frames, orphans are closed */
+    struct sink_counts counts;
     struct sink_stream *const *streams; /* whose `seen` changed */
-    size_t                     stream_count;
+    size_t stream_count;
     const struct sink_refused *refused;
-    size_t                     refused_count;
+    size_t refused_count;
 };
 
 struct sink; /* one of each kind's own */
@@ -108,7 +108,8 @@ struct sink_ops {
     /* Housekeeping between batches, every minute or so: partitions, heartbeat. */
     int (*tend)(struct sink *sink);
     const char *(*error)(const struct sink *sink);
-    const char *(*error_class)(const struct sink *sink); /* of the last -EINVAL: an SQLSTATE, to tell failures that are alike */
+    const char *(*error_class)(
+        const struct sink *sink); /* of the last -EINVAL: an SQLSTATE, to tell failures that are alike */
     void (*free)(struct sink *sink);
 };
 

@@ -12,19 +12,19 @@
 #include <uuid/uuid.h>
 
 struct watermark { /* what is saved: of which journal, how far */
-    uint8_t  journal[16];
+    uint8_t journal[16];
     uint64_t lsn;
 };
 
 struct sink_log {
-    struct sink             sink;
+    struct sink sink;
     struct sink_log_options options;
-    struct watermark        watermark;
-    uint64_t                to;
-    char                   *text; /* the batch's lines */
-    size_t                  size, capacity;
-    bool                    failed; /* out of memory since begin */
-    char                    error[160];
+    struct watermark watermark;
+    uint64_t to;
+    char *text; /* the batch's lines */
+    size_t size, capacity;
+    bool failed; /* out of memory since begin */
+    char error[160];
 };
 
 static struct sink_log *self(struct sink *sink)
@@ -218,8 +218,8 @@ static void print_totals(struct sink_log *s, const struct session *session)
     const struct session_totals *t = &session->totals;
 
     print(s,
-          ",\"llm_input_tokens\":%" PRId64 ",\"llm_output_tokens\":%" PRId64 ",\"llm_calls\":%" PRId64 ",\"tts_chars\":%" PRId64
-          ",\"tts_calls\":%" PRId64 ",\"stt_calls\":%" PRId64,
+          ",\"llm_input_tokens\":%" PRId64 ",\"llm_output_tokens\":%" PRId64 ",\"llm_calls\":%" PRId64
+          ",\"tts_chars\":%" PRId64 ",\"tts_calls\":%" PRId64 ",\"stt_calls\":%" PRId64,
           t->llm_input_tokens, t->llm_output_tokens, t->llm_calls, t->tts_chars, t->tts_calls, t->stt_calls);
     field_ms(s, "stt_audio_ms", t->stt_audio_us);
 }
@@ -245,7 +245,8 @@ static int op_store(struct sink *sink, struct session_change *const *changes, si
         field_uuid(s, "session_id", session->id);
         field_time(s, "ended_at", change->ends ? change->ended_us : session->last_us);
         print(s, ",\"finish_reason\":");
-        put_string(s, change->ends ? change->finish_reason : "orphaned", strlen(change->ends ? change->finish_reason : "orphaned"));
+        put_string(s, change->ends ? change->finish_reason : "orphaned",
+                   strlen(change->ends ? change->finish_reason : "orphaned"));
         print_totals(s, session);
         line_end(s);
         change->finalized = true;
@@ -268,7 +269,8 @@ static int op_finish(struct sink *sink, const struct sink_batch *batch)
         const struct sink_refused *refused = &batch->refused[i];
 
         line_begin(s, "quarantine");
-        print(s, ",\"uid\":%u,\"pid\":%u,\"bytes\":%zu,\"reason\":", refused->origin.uid, refused->origin.pid, refused->origin.size);
+        print(s, ",\"uid\":%u,\"pid\":%u,\"bytes\":%zu,\"reason\":", refused->origin.uid, refused->origin.pid,
+              refused->origin.size);
         put_string(s, refused->reason, strlen(refused->reason));
         line_end(s);
     }

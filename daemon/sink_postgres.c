@@ -14,20 +14,20 @@
 #include <string.h>
 
 struct sink_postgres {
-    struct sink                  sink;
+    struct sink sink;
     struct sink_postgres_options options;
-    char                        *url;
-    struct pg                    pg;
-    bool                         prepared;    /* of this connection: schema checked, temporary table made */
-    bool                         may_bypass;  /* this role may switch the foreign keys' triggers off */
-    bool                         told;        /* … and the log knows if it may not */
-    char                         journal[PG_UUID_TEXT], writer[12];
-    uint8_t                      journal_id[16];
-    int64_t                      batch_id;
-    bool                         careful, tried; /* in this transaction */
-    struct copy_buffer           events, transcripts, gaps, quarantine;
-    struct pg_sessions           sessions;
-    char                         error[768];
+    char *url;
+    struct pg pg;
+    bool prepared;   /* of this connection: schema checked, temporary table made */
+    bool may_bypass; /* this role may switch the foreign keys' triggers off */
+    bool told;       /* … and the log knows if it may not */
+    char journal[PG_UUID_TEXT], writer[12];
+    uint8_t journal_id[16];
+    int64_t batch_id;
+    bool careful, tried; /* in this transaction */
+    struct copy_buffer events, transcripts, gaps, quarantine;
+    struct pg_sessions sessions;
+    char error[768];
 };
 
 static struct sink_postgres *self(struct sink *sink)
@@ -42,7 +42,8 @@ static int failed(struct sink_postgres *s, const char *doing, int r)
         snprintf(s->error, sizeof(s->error), "%s: %s%s%s%s", doing, s->pg.error, s->pg.sqlstate[0] ? " (SQLSTATE " : "",
                  s->pg.sqlstate, s->pg.sqlstate[0] ? ")" : "");
     else if (r < 0)
-        snprintf(s->error, sizeof(s->error), "%s: %s", doing, r == -ENOMEM ? "out of memory" : "changed by somebody else meanwhile");
+        snprintf(s->error, sizeof(s->error), "%s: %s", doing,
+                 r == -ENOMEM ? "out of memory" : "changed by somebody else meanwhile");
     return r;
 }
 
@@ -76,8 +77,9 @@ static int find_privileges(struct sink_postgres *s)
     s->may_bypass = PQgetvalue(result, 0, 0)[0] == 't';
     PQclear(result);
     if (!s->may_bypass && !s->told)
-        log_info("foreign keys are checked row by row, which takes PostgreSQL about twice the time: "
-                   "to change that, run as a superuser: GRANT SET ON PARAMETER session_replication_role TO the daemon's role");
+        log_info(
+            "foreign keys are checked row by row, which takes PostgreSQL about twice the time: "
+            "to change that, run as a superuser: GRANT SET ON PARAMETER session_replication_role TO the daemon's role");
     s->told = true;
     return 0;
 }
@@ -123,7 +125,9 @@ static int read_watermark(struct sink_postgres *s, uint64_t *ret_lsn)
 {
     const char *parameters[] = {s->journal, s->writer};
     PGresult *result;
-    int r = pg_query(&s->pg, &result, "SELECT lsn FROM toll.journals WHERE journal_id = $1::uuid AND writer = $2::integer", 2, parameters);
+    int r =
+        pg_query(&s->pg, &result, "SELECT lsn FROM toll.journals WHERE journal_id = $1::uuid AND writer = $2::integer",
+                 2, parameters);
 
     if (r < 0)
         return failed(s, "reading the watermark", r);
@@ -150,10 +154,12 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
     if (r != -ENOENT)
         return r;
     if (journal->registered) {
-        snprintf(s->error, sizeof(s->error),
-                 "this database has no watermark for journal %s, though it had one before: is it the right database? If it is, say where to go on: "
-                 "INSERT INTO toll.journals (journal_id, writer, lsn) VALUES ('%s', %s, %" PRIu64 ") stores all that the journal still holds",
-                 s->journal, s->journal, s->writer, journal->register_lsn);
+        snprintf(
+            s->error, sizeof(s->error),
+            "this database has no watermark for journal %s, though it had one before: is it the right database? If it is, say where to go on: "
+            "INSERT INTO toll.journals (journal_id, writer, lsn) VALUES ('%s', %s, %" PRIu64
+            ") stores all that the journal still holds",
+            s->journal, s->journal, s->writer, journal->register_lsn);
         return -ENOENT;
     }
     r = register_journal(s, journal);
@@ -175,10 +181,11 @@ static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
     s->careful = s->tried = false;
     snprintf(from_text, sizeof(from_text), "%" PRIu64, from);
     snprintf(to_text, sizeof(to_text), "%" PRIu64, to);
-    r = pg_query(&s->pg, &result,
-                 "UPDATE toll.journals SET lsn = $4::bigint, seen_at = now() WHERE journal_id = $1::uuid AND writer = $2::integer "
-                 "AND lsn = $3::bigint RETURNING nextval('toll.batch_id_seq')",
-                 4, parameters);
+    r = pg_query(
+        &s->pg, &result,
+        "UPDATE toll.journals SET lsn = $4::bigint, seen_at = now() WHERE journal_id = $1::uuid AND writer = $2::integer "
+        "AND lsn = $3::bigint RETURNING nextval('toll.batch_id_seq')",
+        4, parameters);
     if (r < 0)
         return failed(s, "moving the watermark", r);
     if (PQntuples(result) == 1)
@@ -190,7 +197,8 @@ static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
 }
 
 /* Three arrays that name streams: uid, id, writer is ours. */
-static int load_some(struct sink_postgres *s, struct sink_stream *const *streams, size_t count, struct pg_array *uids, struct pg_array *ids)
+static int load_some(struct sink_postgres *s, struct sink_stream *const *streams, size_t count, struct pg_array *uids,
+                     struct pg_array *ids)
 {
     const char *parameters[] = {NULL, NULL, s->writer};
     PGresult *result;
@@ -206,10 +214,11 @@ static int load_some(struct sink_postgres *s, struct sink_stream *const *streams
     parameters[1] = pg_array_end(ids);
     if (!parameters[0] || !parameters[1])
         return -ENOMEM;
-    r = pg_query(&s->pg, &result,
-                 "SELECT u.n - 1, t.seen, t.revision FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS u (uid, stream_id, n) "
-                 "JOIN toll.streams AS t ON t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $3::integer",
-                 3, parameters);
+    r = pg_query(
+        &s->pg, &result,
+        "SELECT u.n - 1, t.seen, t.revision FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS u (uid, stream_id, n) "
+        "JOIN toll.streams AS t ON t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $3::integer",
+        3, parameters);
     if (r < 0)
         return r;
     for (int i = 0; r == 0 && i < PQntuples(result); i++) {
@@ -271,11 +280,12 @@ static int user_triggers(struct sink_postgres *s, bool *ret)
     int r = pg_exec(&s->pg, "LOCK TABLE public.billing_events, public.session_transcripts IN ROW EXCLUSIVE MODE");
 
     if (r == 0)
-        r = pg_query(&s->pg, &result,
-                     "SELECT EXISTS (SELECT FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'R') AND tgrelid IN ("
-                     "SELECT relid FROM pg_partition_tree('public.billing_events') UNION ALL "
-                     "SELECT relid FROM pg_partition_tree('public.session_transcripts')))",
-                     0, NULL);
+        r = pg_query(
+            &s->pg, &result,
+            "SELECT EXISTS (SELECT FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'R') AND tgrelid IN ("
+            "SELECT relid FROM pg_partition_tree('public.billing_events') UNION ALL "
+            "SELECT relid FROM pg_partition_tree('public.session_transcripts')))",
+            0, NULL);
     if (r < 0)
         return r;
     *ret = PQgetvalue(result, 0, 0)[0] == 't';
@@ -333,14 +343,16 @@ static int op_settle(struct sink *sink, bool keep)
     struct sink_postgres *s = self(sink);
 
     return failed(s, "ending a savepoint",
-                  pg_exec(&s->pg, keep ? "RELEASE SAVEPOINT attempt" : "ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt"));
+                  pg_exec(&s->pg, keep ? "RELEASE SAVEPOINT attempt"
+                                       : "ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt"));
 }
 
 struct stream_arrays {
     struct pg_array uids, ids, seen, revisions, clients, pids;
 };
 
-static int fill_stream_arrays(struct stream_arrays *arrays, struct sink_stream *const *streams, size_t count, bool fresh, size_t *ret_count)
+static int fill_stream_arrays(struct stream_arrays *arrays, struct sink_stream *const *streams, size_t count,
+                              bool fresh, size_t *ret_count)
 {
     char *text = NULL;
     size_t capacity = 0, picked = 0;
@@ -383,7 +395,8 @@ static int fill_stream_arrays(struct stream_arrays *arrays, struct sink_stream *
 }
 
 /* Writes the numbers seen, in the same transaction as the rows. A stream that somebody else wrote meanwhile makes the batch stale. */
-static int write_streams(struct sink_postgres *s, struct stream_arrays *arrays, struct sink_stream *const *streams, size_t count, bool fresh)
+static int write_streams(struct sink_postgres *s, struct stream_arrays *arrays, struct sink_stream *const *streams,
+                         size_t count, bool fresh)
 {
     static const char insert[] =
         "INSERT INTO toll.streams (uid, stream_id, writer, seen, client, pid, first_seen_at, last_seen_at) "
@@ -402,8 +415,13 @@ static int write_streams(struct sink_postgres *s, struct stream_arrays *arrays, 
     if (r < 0 || picked == 0)
         return r;
     const char *parameters[] = {
-        pg_array_end(&arrays->uids),      pg_array_end(&arrays->ids),  pg_array_end(&arrays->seen), pg_array_end(&arrays->revisions),
-        pg_array_end(&arrays->clients),   pg_array_end(&arrays->pids), s->writer,
+        pg_array_end(&arrays->uids),
+        pg_array_end(&arrays->ids),
+        pg_array_end(&arrays->seen),
+        pg_array_end(&arrays->revisions),
+        pg_array_end(&arrays->clients),
+        pg_array_end(&arrays->pids),
+        s->writer,
     };
     for (size_t i = 0; i < 6; i++)
         if (!parameters[i])
@@ -447,12 +465,14 @@ static int store_batch(struct sink_postgres *s, const struct sink_batch *batch, 
     const struct sink_counts *c = &batch->counts;
     char sql[768];
 
-    snprintf(sql, sizeof(sql),
-             "INSERT INTO toll.batches (batch_id, journal_id, writer, from_lsn, to_lsn, received, stored, quarantined, duplicates, events, "
-             "transcripts, first_received_at, last_received_at) VALUES (%" PRId64 ", '%s', %s, %" PRIu64 ", %" PRIu64 ", %u, %u, %u, %u, "
-             "%u, %u, to_timestamp(%" PRId64 " / 1e6), to_timestamp(%" PRId64 " / 1e6))",
-             s->batch_id, s->journal, s->writer, from, to, c->received, c->stored, c->quarantined, c->duplicates, c->events,
-             c->transcripts, c->first_received_us, c->last_received_us);
+    snprintf(
+        sql, sizeof(sql),
+        "INSERT INTO toll.batches (batch_id, journal_id, writer, from_lsn, to_lsn, received, stored, quarantined, duplicates, events, "
+        "transcripts, first_received_at, last_received_at) VALUES (%" PRId64 ", '%s', %s, %" PRIu64 ", %" PRIu64
+        ", %u, %u, %u, %u, "
+        "%u, %u, to_timestamp(%" PRId64 " / 1e6), to_timestamp(%" PRId64 " / 1e6))",
+        s->batch_id, s->journal, s->writer, from, to, c->received, c->stored, c->quarantined, c->duplicates, c->events,
+        c->transcripts, c->first_received_us, c->last_received_us);
     return pg_exec(&s->pg, sql);
 }
 
@@ -479,7 +499,8 @@ static int op_commit(struct sink *sink)
 
     if (r < 0)
         return failed(s, "committing", r);
-    if (strcmp(PQcmdStatus(result), "COMMIT") != 0) { /* the server rolls back what had failed before, and says so only here */
+    if (strcmp(PQcmdStatus(result), "COMMIT") !=
+        0) { /* the server rolls back what had failed before, and says so only here */
         snprintf(s->error, sizeof(s->error), "committing: the server answered %s", PQcmdStatus(result));
         r = -EAGAIN;
     }
@@ -504,11 +525,12 @@ static int op_open_sessions(struct sink *sink, void (*found)(void *context, cons
     int r;
 
     snprintf(silent_s, sizeof(silent_s), "%d", s->options.takeover_s);
-    r = pg_query(&s->pg, &result,
-                 "SELECT s.session_id FROM public.billing_sessions AS s LEFT JOIN toll.journals AS j ON j.journal_id = s.owner_journal "
-                 "AND j.writer = s.owner_writer WHERE s.ended_at IS NULL AND ((s.owner_journal = $1::uuid AND s.owner_writer = "
-                 "$2::integer) OR j.seen_at IS NULL OR j.seen_at < now() - make_interval(secs => $3::integer)) LIMIT 100000",
-                 3, parameters);
+    r = pg_query(
+        &s->pg, &result,
+        "SELECT s.session_id FROM public.billing_sessions AS s LEFT JOIN toll.journals AS j ON j.journal_id = s.owner_journal "
+        "AND j.writer = s.owner_writer WHERE s.ended_at IS NULL AND ((s.owner_journal = $1::uuid AND s.owner_writer = "
+        "$2::integer) OR j.seen_at IS NULL OR j.seen_at < now() - make_interval(secs => $3::integer)) LIMIT 100000",
+        3, parameters);
 
     if (r < 0)
         return failed(s, "looking for live sessions", r);
@@ -527,7 +549,9 @@ static int op_tend(struct sink *sink)
     struct sink_postgres *s = self(sink);
     const char *parameters[] = {s->journal, s->writer};
     PGresult *result;
-    int r = pg_run(&s->pg, NULL, "UPDATE toll.journals SET seen_at = now() WHERE journal_id = $1::uuid AND writer = $2::integer", 2, parameters);
+    int r = pg_run(&s->pg, NULL,
+                   "UPDATE toll.journals SET seen_at = now() WHERE journal_id = $1::uuid AND writer = $2::integer", 2,
+                   parameters);
 
     if (r < 0)
         return failed(s, "writing the heartbeat", r);
@@ -535,7 +559,8 @@ static int op_tend(struct sink *sink)
     if (r < 0)
         return failed(s, "making partitions ahead of time", r);
     for (int i = 0; i < PQntuples(result); i++)
-        log_info("a partition could not be made ahead of time, its table was busy: trying again partition=%s", PQgetvalue(result, i, 0));
+        log_info("a partition could not be made ahead of time, its table was busy: trying again partition=%s",
+                 PQgetvalue(result, i, 0));
     PQclear(result);
     return 0;
 }

@@ -8,9 +8,9 @@
 
 struct sink_postgres_options {
     const char *url; /* copied */
-    bool        auto_migrate;
-    int         connect_timeout_s, tcp_user_timeout_ms;
-    int         takeover_s; /* live sessions of a journal silent for that long are anybody's to close */
+    bool auto_migrate;
+    int connect_timeout_s, tcp_user_timeout_ms;
+    int takeover_s; /* live sessions of a journal silent for that long are anybody's to close */
 };
 
 struct sink *sink_postgres_new(const struct sink_postgres_options *options); /* NULL: out of memory; does not connect */

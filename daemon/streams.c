@@ -20,42 +20,42 @@ struct promise {
 };
 
 struct stream_key { /* no padding: hashed as bytes */
-    uint8_t  id[16];
+    uint8_t id[16];
     uint32_t uid;
 };
 
 struct stream {
     struct stream_key key;
-    uint32_t          pid;
-    UT_hash_handle    hh;
-    struct peer      *peer;
-    struct stream    *older, *newer; /* in the peer's list, longest idle first */
-    struct stream    *prev_due, *next_due;
-    bool              due; /* in the list of streams with a promise */
-    struct rangeset   journaled;
-    uint64_t          acked;
-    struct promise    first, last; /* lsn 0: none. The first is kept until it is due, later ones overwrite the last */
-    struct ackpage   *page;
-    int               pidfd;
-    int64_t           last_seen_us;
-    char              client[CLIENT_NAME_MAX];
+    uint32_t pid;
+    UT_hash_handle hh;
+    struct peer *peer;
+    struct stream *older, *newer; /* in the peer's list, longest idle first */
+    struct stream *prev_due, *next_due;
+    bool due; /* in the list of streams with a promise */
+    struct rangeset journaled;
+    uint64_t acked;
+    struct promise first, last; /* lsn 0: none. The first is kept until it is due, later ones overwrite the last */
+    struct ackpage *page;
+    int pidfd;
+    int64_t last_seen_us;
+    char client[CLIENT_NAME_MAX];
 };
 
 /* All streams of one uid. */
 struct peer {
-    uint32_t       uid;
-    size_t         count, pages;
+    uint32_t uid;
+    size_t count, pages;
     struct stream *streams;
     UT_hash_handle hh;
 };
 
 struct streams {
     struct streams_options options;
-    struct stream         *table;
-    struct peer           *peers;
-    struct stream         *due;
-    size_t                 pages;
-    enum ackpage_state     state;
+    struct stream *table;
+    struct peer *peers;
+    struct stream *due;
+    size_t pages;
+    enum ackpage_state state;
 };
 
 struct streams *streams_new(const struct streams_options *options)
@@ -111,7 +111,7 @@ void streams_free(struct streams *streams)
 
     if (!streams)
         return;
-    HASH_ITER(hh, streams->table, stream, next)
+    HASH_ITER (hh, streams->table, stream, next)
         forget(streams, stream);
     free(streams);
 }
@@ -186,7 +186,8 @@ static struct stream *add_stream(struct streams *streams, const struct stream_ke
     return stream;
 }
 
-struct stream *streams_get(struct streams *streams, uint32_t uid, const uint8_t id[static 16], uint64_t base, int64_t now_us)
+struct stream *streams_get(struct streams *streams, uint32_t uid, const uint8_t id[static 16], uint64_t base,
+                           int64_t now_us)
 {
     struct stream_key key = {.uid = uid};
     struct stream *stream;
@@ -218,7 +219,8 @@ static uint64_t received_upto(const struct stream *stream)
     return rangeset_first_missing(&stream->journaled, 0) - 1;
 }
 
-int stream_attach(struct streams *streams, struct stream *stream, struct ackpage *page, uint32_t pid, uint64_t now_boottime_ms)
+int stream_attach(struct streams *streams, struct stream *stream, struct ackpage *page, uint32_t pid,
+                  uint64_t now_boottime_ms)
 {
     struct peer *peer = stream->peer;
     struct stream *other;
@@ -228,8 +230,8 @@ int stream_attach(struct streams *streams, struct stream *stream, struct ackpage
         if (peer->pages < streams->options.pages_max_per_uid)
             peer = largest_peer(streams, count_pages);
         DL_FOREACH2(peer->streams, other, newer)
-            if (other->page)
-                break;
+        if (other->page)
+            break;
         if (!other)
             return -ENOSPC; /* the limit is zero */
         drop_page(streams, other);
@@ -313,8 +315,7 @@ void streams_tend(struct streams *streams, enum ackpage_state state, uint64_t no
     size_t count = 0;
 
     streams->state = state;
-    HASH_ITER(hh, streams->table, stream, next)
-    {
+    HASH_ITER (hh, streams->table, stream, next) {
         if (!stream->page)
             continue;
         ackpage_set_state(stream->page, state);
@@ -341,7 +342,8 @@ size_t streams_pages(const struct streams *streams)
     return streams->pages;
 }
 
-void streams_foreach(const struct streams *streams, void (*visit)(void *context, const struct stream_view *view), void *context)
+void streams_foreach(const struct streams *streams, void (*visit)(void *context, const struct stream_view *view),
+                     void *context)
 {
     for (const struct stream *stream = streams->table; stream; stream = stream->hh.next) {
         struct stream_view view = {

@@ -13,21 +13,21 @@
 #include <stdint.h>
 
 struct streams_options {
-    size_t   max, max_per_uid;             /* streams; the longest idle goes first */
-    size_t   pages_max, pages_max_per_uid; /* ack pages */
-    uint64_t epoch;                        /* of this run */
+    size_t max, max_per_uid;             /* streams; the longest idle goes first */
+    size_t pages_max, pages_max_per_uid; /* ack pages */
+    uint64_t epoch;                      /* of this run */
 };
 
 /* What tollctl shows of a stream. */
 struct stream_view {
-    uint32_t    uid, pid;
-    uint8_t     id[16];
-    const char *client;   /* the name it gave itself, may be "" */
-    uint64_t    received; /* every number ≤ this was journaled */
-    uint64_t    acked;
-    uint32_t    holes;    /* gaps in the numbers above */
-    int64_t     last_seen_us;
-    bool        page;
+    uint32_t uid, pid;
+    uint8_t id[16];
+    const char *client; /* the name it gave itself, may be "" */
+    uint64_t received;  /* every number ≤ this was journaled */
+    uint64_t acked;
+    uint32_t holes; /* gaps in the numbers above */
+    int64_t last_seen_us;
+    bool page;
 };
 
 struct streams; /* opaque */
@@ -38,12 +38,13 @@ void streams_free(struct streams *streams);                         /* takes NUL
 
 /* Finds a stream or makes it known; numbers below base count as durable. May forget another stream of the same uid, or of
  * the uid that has most, to stay within the limits. The result lives until the next call. NULL: out of memory. */
-struct stream *streams_get(struct streams *streams, uint32_t uid, const uint8_t id[static 16], uint64_t base, int64_t now_us);
+struct stream *streams_get(struct streams *streams, uint32_t uid, const uint8_t id[static 16], uint64_t base,
+                           int64_t now_us);
 
 /* Gives the stream its ack page, in place of an older one. The page then belongs to the table. Takes a pidfd of pid to notice
  * the worker's end. 0 or -errno: then the page is the caller's still. */
-int stream_attach(struct streams *streams, struct stream *stream, struct ackpage *page, uint32_t pid, uint64_t now_boottime_ms)
-    __attribute__((warn_unused_result));
+int stream_attach(struct streams *streams, struct stream *stream, struct ackpage *page, uint32_t pid,
+                  uint64_t now_boottime_ms) __attribute__((warn_unused_result));
 void stream_set_client(struct stream *stream, const char *name, size_t size); /* cut to what fits */
 
 /* Notes that a datagram with numbers [seq, end) is about to be journaled. -E2BIG: its numbers have too many holes, refuse it; -ENOMEM.
@@ -59,6 +60,7 @@ void streams_tend(struct streams *streams, enum ackpage_state state, uint64_t no
 
 size_t streams_count(const struct streams *streams);
 size_t streams_pages(const struct streams *streams);
-void streams_foreach(const struct streams *streams, void (*visit)(void *context, const struct stream_view *view), void *context);
+void streams_foreach(const struct streams *streams, void (*visit)(void *context, const struct stream_view *view),
+                     void *context);
 
 #endif

@@ -173,9 +173,9 @@ static int parse_command(struct words *w, int argc, char **argv)
     if (!w->command)
         return 1 + usage_error("unknown command", argv[optind]);
     if (w->given & ~w->command->takes)
-        return 1 + usage_error("this command does not take that option; usage: tollctl", w->command->usage);
+        return 1 + usage_error("this command does not take that option; its usage", w->command->usage);
     if (left != (w->command->takes & ID ? 2 : 1))
-        return 1 + usage_error("usage: tollctl", w->command->usage);
+        return 1 + usage_error("too few or too many words; usage", w->command->usage);
     if (w->command->takes & ID) {
         w->ctl.id = argv[optind + 1];
         if (uuid_parse(w->ctl.id, id) < 0)

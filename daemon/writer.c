@@ -12,31 +12,37 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RETRY_FIRST_US = 50 * 1000, CHORES_US = 1000 * 1000, TEND_US = 60 * 1000 * 1000, CLOCK_STEP_US = 60 * 1000 * 1000 };
-static const char REGISTERED[] = "registered"; /* state file: the UUID of the journal that the sink has a watermark of */
+enum {
+    RETRY_FIRST_US = 50 * 1000,
+    CHORES_US = 1000 * 1000,
+    TEND_US = 60 * 1000 * 1000,
+    CLOCK_STEP_US = 60 * 1000 * 1000
+};
+static const char REGISTERED[] =
+    "registered"; /* state file: the UUID of the journal that the sink has a watermark of */
 
 struct writer {
     struct writer_options options;
-    char                  host[256];
-    struct journal       *journal;
-    struct sink          *sink;
-    struct metrics       *metrics;
-    struct apply         *apply;
-    pthread_t             thread;
+    char host[256];
+    struct journal *journal;
+    struct sink *sink;
+    struct metrics *metrics;
+    struct apply *apply;
+    pthread_t thread;
 
-    pthread_mutex_t      mutex; /* of all below */
-    pthread_cond_t       cond;
+    pthread_mutex_t mutex; /* of all below */
+    pthread_cond_t cond;
     struct writer_status status;
-    bool                 stopping, options_changed, renewed;
-    uint64_t             hurry_lsn;
-    int64_t              pending_since_us; /* monotonic; 0: nothing durable waits */
+    bool stopping, options_changed, renewed;
+    uint64_t hurry_lsn;
+    int64_t pending_since_us; /* monotonic; 0: nothing durable waits */
 
     /* The thread's own. */
     struct journal_reader *reader;
-    bool                   open;
-    uint64_t               counted_lsn;   /* frames below were counted as received in this run */
-    uint64_t               attempted_lsn; /* no watermark of ours can be above */
-    int64_t                retry_us, tend_due_us, chores_due_us, clock_difference_us;
+    bool open;
+    uint64_t counted_lsn;   /* frames below were counted as received in this run */
+    uint64_t attempted_lsn; /* no watermark of ours can be above */
+    int64_t retry_us, tend_due_us, chores_due_us, clock_difference_us;
 };
 
 const char *writer_state_name(enum writer_state state)
@@ -157,16 +163,17 @@ static void trouble(struct writer *w, enum writer_state state, const char *error
 
     writer_get_status(w, &before);
     if (before.state != state || strcmp(before.error, error) != 0)
-        log_write(state == WRITER_STOPPED ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING, "storing has stopped, receiving goes on state=%s reason=%s",
-                  writer_state_name(state), error);
+        log_write(state == WRITER_STOPPED ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING,
+                  "storing has stopped, receiving goes on state=%s reason=%s", writer_state_name(state), error);
     publish(w, state, error);
 }
 
 static void need_renewal(struct writer *w, uint64_t from, uint64_t watermark)
 {
-    log_error("the journal was taken back: the sink's watermark is above what this journal can account for, so a new one is begun and the "
-              "frames of this run are journaled again watermark=%" PRIu64 " from=%" PRIu64,
-              watermark, from);
+    log_error(
+        "the journal was taken back: the sink's watermark is above what this journal can account for, so a new one is begun and the "
+        "frames of this run are journaled again watermark=%" PRIu64 " from=%" PRIu64,
+        watermark, from);
     journal_reader_free(w->reader);
     w->reader = NULL;
     pthread_mutex_lock(&w->mutex);
@@ -200,7 +207,8 @@ static int start_at(struct writer *w, uint64_t watermark)
     if (watermark < oldest) {
         snprintf(error, sizeof(error),
                  "the sink wants all from LSN %" PRIu64 ", but the journal keeps only what is above %" PRIu64
-                 " (journal.retention): %" PRIu64 " bytes of frames are beyond it. Restore a younger copy of the database, or accept "
+                 " (journal.retention): %" PRIu64
+                 " bytes of frames are beyond it. Restore a younger copy of the database, or accept "
                  "the loss: UPDATE toll.journals SET lsn = %" PRIu64 " WHERE lsn = %" PRIu64,
                  watermark, oldest, oldest - watermark, oldest, watermark);
         trouble(w, WRITER_STOPPED, error);
@@ -218,8 +226,8 @@ static int start_at(struct writer *w, uint64_t watermark)
             return r;
     }
     if (watermark < apply_lsn(w->apply))
-        log_warning("the sink's watermark went back, replaying from the journal from=%" PRIu64 " to=%" PRIu64, watermark,
-                    apply_lsn(w->apply));
+        log_warning("the sink's watermark went back, replaying from the journal from=%" PRIu64 " to=%" PRIu64,
+                    watermark, apply_lsn(w->apply));
     return apply_start(w->apply, w->reader, watermark, w->counted_lsn, clock_realtime_us());
 }
 
@@ -316,15 +324,18 @@ static void fail(struct writer *w, int r)
         trouble(w, WRITER_RETRYING, r == -ENOMEM ? "out of memory" : w->sink->ops->error(w->sink));
         break;
     case -EBADMSG:
-        trouble(w, WRITER_STOPPED,
-                "the journal is damaged below its durable LSN: acknowledged frames do not read back. Nothing was skipped. To set the damaged "
-                "bytes aside and store what follows, stop tolld and run: tolld --repair-journal");
+        trouble(
+            w, WRITER_STOPPED,
+            "the journal is damaged below its durable LSN: acknowledged frames do not read back. Nothing was skipped. To set the damaged "
+            "bytes aside and store what follows, stop tolld and run: tolld --repair-journal");
         break;
     case -EINVAL: {
         char error[640];
 
-        snprintf(error, sizeof(error), "every waiting row is refused, so the table is at fault, not the rows; nothing was quarantined: %.500s",
-                 w->sink->ops->error(w->sink));
+        snprintf(
+            error, sizeof(error),
+            "every waiting row is refused, so the table is at fault, not the rows; nothing was quarantined: %.500s",
+            w->sink->ops->error(w->sink));
         trouble(w, WRITER_STOPPED, error);
         break;
     }
@@ -411,7 +422,8 @@ static bool finished(struct writer *w)
     pthread_mutex_lock(&w->mutex);
     stopping = w->stopping;
     pthread_mutex_unlock(&w->mutex);
-    return stopping && (!w->open || w->status.state != WRITER_OK || journal_durable_lsn(w->journal) <= apply_passed(w->apply));
+    return stopping &&
+           (!w->open || w->status.state != WRITER_OK || journal_durable_lsn(w->journal) <= apply_passed(w->apply));
 }
 
 static void *run(void *argument)

@@ -14,10 +14,10 @@
 
 struct writer_options {
     struct apply_options apply;
-    int64_t              batch_age_us; /* how long a frame may wait for company */
-    int64_t              retry_max_us; /* longest pause between tries */
-    const char          *host;         /* for toll.journals; copied */
-    void (*progress)(void *context);   /* called on the writer's thread after every change of writer_status() */
+    int64_t batch_age_us;            /* how long a frame may wait for company */
+    int64_t retry_max_us;            /* longest pause between tries */
+    const char *host;                /* for toll.journals; copied */
+    void (*progress)(void *context); /* called on the writer's thread after every change of writer_status() */
     void *context;
 };
 
@@ -32,10 +32,10 @@ enum writer_state {
 
 struct writer_status {
     enum writer_state state;
-    uint64_t          committed_lsn; /* the sink's watermark: what the journal may delete below */
-    uint64_t          applied_lsn;   /* the same, marks after it counted */
-    uint64_t          renew_from;
-    char              error[768]; /* why it is not WRITER_OK, and what to do */
+    uint64_t committed_lsn; /* the sink's watermark: what the journal may delete below */
+    uint64_t applied_lsn;   /* the same, marks after it counted */
+    uint64_t renew_from;
+    char error[768]; /* why it is not WRITER_OK, and what to do */
 };
 
 struct writer; /* opaque */
@@ -46,10 +46,11 @@ int writer_new(struct writer **ret, const struct writer_options *options, struct
 /* Waits for the thread to end: call it in state WRITER_DONE, or it waits for the sink. Takes NULL. */
 void writer_free(struct writer *writer);
 
-void writer_set_options(struct writer *writer, const struct writer_options *options); /* the thread takes them over with its next batch */
-void writer_wake(struct writer *writer);                /* the durable LSN has moved */
-void writer_hurry(struct writer *writer, uint64_t lsn); /* don't wait for company up to there */
-void writer_stop(struct writer *writer); /* apply what is durable, then end; at once if the sink is away */
+void writer_set_options(struct writer *writer,
+                        const struct writer_options *options); /* the thread takes them over with its next batch */
+void writer_wake(struct writer *writer);                       /* the durable LSN has moved */
+void writer_hurry(struct writer *writer, uint64_t lsn);        /* don't wait for company up to there */
+void writer_stop(struct writer *writer);    /* apply what is durable, then end; at once if the sink is away */
 void writer_renewed(struct writer *writer); /* the journal has a new identity and holds what was not applied */
 void writer_get_status(struct writer *writer, struct writer_status *ret);
 

@@ -121,7 +121,8 @@ BEGIN
     GRANT SELECT (bytes) ON toll.quarantine TO toll_ingest;
     GRANT USAGE ON SEQUENCE toll.batch_id_seq, toll.quarantine_id_seq, toll.gaps_id_seq, public.billing_events_id_seq,
         public.session_transcripts_id_seq TO toll_ingest;
-    GRANT EXECUTE ON FUNCTION toll.recompute_totals(uuid[]), toll.make_partition(date), toll.make_partitions(integer)
+    GRANT EXECUTE ON FUNCTION toll.insert_sessions(uuid, integer), toll.settle_sessions(uuid, integer, uuid[]),
+        toll.recompute_totals(uuid[]), toll.make_partition(date), toll.make_partitions(integer)
         TO toll_ingest;
 
     GRANT SELECT ON public.session_transcripts TO toll_transcripts;

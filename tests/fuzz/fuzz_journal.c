@@ -1,7 +1,7 @@
-/* Fuzzes the journal's way back from bytes: one record, and a whole start on segment files whose content is the input.
- * Nothing may crash, read out of bounds, hang, or yield a record that does not check. Bytes after the first say: bit
- * 0: close the log with a second segment; the rest is laid over the records of a small journal, or is a record
- * itself. */
+/* Fuzzes the journal's way back from bytes: one record, and a whole start (open, read, append, repair, read) on a segment
+ * file. Nothing may crash, read out of bounds, hang, or yield a record that does not check, and after a repair all must
+ * read. Bit 0 of the first byte says whether a second segment follows; the rest is the record, and the segment's
+ * records. */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>

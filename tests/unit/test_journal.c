@@ -139,7 +139,7 @@ START_TEST(record_too_long_is_refused_alone)
     ck_assert_int_eq(journal_append(w.journal, 1, 0, 0, 0, 0, payload, 2048 - 64 - 44, &end), 0);
     ck_assert_int_eq(journal_append(w.journal, 1, 0, 0, 0, 0, payload, 2048 - 64 - 44, &end), 0);
     ck_assert_int_eq(flush(w.journal), 0);
-    ck_assert_uint_eq(journal_durable_lsn(w.journal), 2 * UINT64_C(2048 - 64));
+    ck_assert_uint_eq(journal_durable_lsn(w.journal), 2 * (UINT64_C(2048) - 64));
     world_close(&w);
     w.options.segment_bytes = 4 * UINT64_C(1024) * 1024;
     ck_assert_int_eq(world_open(&w), 0);
@@ -513,7 +513,7 @@ START_TEST(renew_takes_more_than_memory_holds)
             ck_assert_int_eq(flush(w.journal), 0);
     }
     ck_assert_int_eq(journal_renew(w.journal, 0), 0);
-    ck_assert_uint_eq(journal_durable_lsn(w.journal), 700 * UINT64_C(65536 + 44));
+    ck_assert_uint_eq(journal_durable_lsn(w.journal), 700 * (UINT64_C(65536) + 44));
 }
 END_TEST
 

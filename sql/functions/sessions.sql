@@ -1,0 +1,138 @@
+-- What a batch does to sessions: R3's rules for starts, ends, duplicates, orphans and late events, and who may write totals.
+--
+-- tolld calls these within a batch's transaction (daemon/pg_sessions.c has the order, daemon/DESIGN.md the reasons). The changes
+-- travel in the temporary table toll_batch_sessions that each of its connections makes, one row a session:
+--   session_id, is_new (memory did not know of a row), whole (memory is the whole story), orphan (to be closed as idle),
+--   starts, ends, rows (frames of the batch), started_at (of the earliest start; without one, of the first frame), last_at
+--   (latest frame), ended_at and finish_reason (of the first end), *_reported (where the sender's time was clamped), metadata,
+--   raw_json, and the totals that memory has.
+
+CREATE OR REPLACE FUNCTION toll.insert_sessions(journal uuid, writer integer)
+RETURNS SETOF uuid
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    INSERT INTO public.billing_sessions AS s (
+        session_id, started_at, started_at_reported, start_missing, duplicate_starts, metadata, raw_json,
+        owner_journal, owner_writer, ended_at, ended_at_reported, finish_reason, duration_secs, duplicate_ends,
+        llm_input_tokens, llm_output_tokens, llm_calls, tts_chars, tts_calls, stt_audio_ms, stt_calls)
+    SELECT
+        u.session_id, u.started_at, u.started_at_reported, u.starts = 0, greatest(u.starts - 1, 0),
+        coalesce(u.metadata, '{}'), u.raw_json, insert_sessions.journal, insert_sessions.writer,
+        e.final_end,
+        CASE WHEN e.final_end > u.ended_at THEN coalesce(u.ended_at_reported, u.ended_at) ELSE u.ended_at_reported END,
+        u.finish_reason, extract(epoch FROM e.final_end - u.started_at), greatest(u.ends - 1, 0),
+        -- Totals are written when a session ends; a call within one batch begins and ends here.
+        u.llm_input_tokens * e.ended, u.llm_output_tokens * e.ended, u.llm_calls * e.ended, u.tts_chars * e.ended,
+        u.tts_calls * e.ended, u.stt_audio_ms * e.ended, u.stt_calls * e.ended
+    FROM pg_temp.toll_batch_sessions AS u,
+         LATERAL (SELECT CASE WHEN u.ends > 0 THEN greatest(u.ended_at, u.started_at) END AS final_end,
+                         (u.ends > 0)::integer AS ended) AS e
+    WHERE u.is_new
+    ORDER BY u.session_id
+    ON CONFLICT (session_id) DO NOTHING
+    RETURNING s.session_id;
+END $$;
+REVOKE ALL ON FUNCTION toll.insert_sessions(uuid, integer) FROM PUBLIC;
+COMMENT ON FUNCTION toll.insert_sessions(uuid, integer) IS
+    'For tolld, within a batch: inserts the new sessions of toll_batch_sessions, owned by this journal and writer, and returns those that'
+    ' were not there before. A session that was there is left alone: see toll.settle_sessions';
+
+CREATE OR REPLACE FUNCTION toll.settle_sessions(journal uuid, writer integer, session_ids uuid[])
+RETURNS TABLE (session_id uuid, ended boolean, to_sum boolean)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH known AS (
+        SELECT
+            u.*, s.started_at AS old_started, s.started_at_reported AS old_started_reported, s.start_missing,
+            s.ended_at AS old_ended, s.ended_at_reported AS old_ended_reported, s.finish_reason AS old_reason, s.sealed,
+            s.shared OR s.owner_journal IS DISTINCT FROM settle_sessions.journal
+                OR s.owner_writer IS DISTINCT FROM settle_sessions.writer AS shared_now,
+            -- The first end finalizes; a real end supersedes an orphan's.
+            u.ends > 0 AND (s.ended_at IS NULL OR s.finish_reason = 'orphaned') AS ends_now,
+            u.orphan AND s.ended_at IS NULL AS orphaned_now,
+            -- A real start replaces a synthesised one; of two real ones the earlier stays.
+            u.starts > 0 AND (s.start_missing OR u.started_at < s.started_at) AS begins_anew
+        FROM pg_temp.toll_batch_sessions AS u
+        JOIN public.billing_sessions AS s ON s.session_id = u.session_id
+        WHERE u.session_id = ANY (settle_sessions.session_ids)
+    ), timed AS (
+        SELECT
+            k.*,
+            CASE WHEN k.begins_anew THEN k.started_at ELSE k.old_started END AS begin_at,
+            -- Memory may write totals only for what it alone has seen, from the insert on.
+            k.whole AND NOT k.shared_now AND (k.ends_now OR k.orphaned_now) AS from_memory,
+            CASE
+                WHEN k.ends_now THEN k.ended_at
+                WHEN k.orphaned_now AND k.whole AND NOT k.shared_now THEN k.last_at
+                -- An orphan that memory does not know whole ends with its last stored row.
+                WHEN k.orphaned_now THEN greatest(
+                    (SELECT max(e.occurred_at) FROM public.billing_events AS e WHERE e.session_id = k.session_id),
+                    (SELECT max(t.occurred_at) FROM public.session_transcripts AS t WHERE t.session_id = k.session_id))
+                -- A late event of an orphan moves its end.
+                WHEN k.old_reason = 'orphaned' AND k.rows > 0 THEN greatest(k.old_ended, k.last_at)
+                ELSE k.old_ended
+            END AS end_at
+        FROM known AS k
+    ), settled AS (
+        SELECT
+            t.*,
+            -- Never before the start, however the clocks stood.
+            CASE WHEN t.ends_now OR t.orphaned_now OR t.old_ended IS NOT NULL
+                THEN greatest(t.end_at, t.begin_at) END AS final_end,
+            -- Events of a sealed session are partly gone, so late ones are added to what is stored.
+            t.sealed AND t.rows > 0 AS adds_up
+        FROM timed AS t
+    )
+    UPDATE public.billing_sessions AS s
+    SET started_at = n.begin_at,
+        started_at_reported = CASE WHEN n.begins_anew THEN n.started_at_reported ELSE n.old_started_reported END,
+        start_missing = n.start_missing AND n.starts = 0,
+        duplicate_starts = s.duplicate_starts + greatest(n.starts - n.start_missing::integer, 0),
+        -- What is there already wins: a duplicate start erases nothing.
+        metadata = coalesce(n.metadata, '{}') || s.metadata,
+        raw_json = CASE WHEN n.raw_json IS NULL THEN s.raw_json ELSE n.raw_json || coalesce(s.raw_json, '{}') END,
+        shared = n.shared_now,
+        ended_at = n.final_end,
+        ended_at_reported = CASE
+            WHEN NOT n.ends_now THEN n.old_ended_reported
+            WHEN n.final_end > n.ended_at THEN coalesce(n.ended_at_reported, n.ended_at)
+            ELSE n.ended_at_reported END,
+        finish_reason = CASE
+            WHEN n.ends_now THEN n.finish_reason WHEN n.orphaned_now THEN 'orphaned' ELSE n.old_reason END,
+        duration_secs = extract(epoch FROM n.final_end - n.begin_at),
+        duplicate_ends = s.duplicate_ends + greatest(n.ends - n.ends_now::integer, 0),
+        revision = s.revision + (n.old_ended IS NOT NULL AND (n.rows > 0 OR n.starts > 0 OR n.ends_now))::integer,
+        llm_input_tokens  = CASE WHEN n.from_memory THEN n.llm_input_tokens
+                                 WHEN n.adds_up THEN s.llm_input_tokens + n.llm_input_tokens ELSE s.llm_input_tokens END,
+        llm_output_tokens = CASE WHEN n.from_memory THEN n.llm_output_tokens
+                                 WHEN n.adds_up THEN s.llm_output_tokens + n.llm_output_tokens ELSE s.llm_output_tokens END,
+        llm_calls         = CASE WHEN n.from_memory THEN n.llm_calls
+                                 WHEN n.adds_up THEN s.llm_calls + n.llm_calls ELSE s.llm_calls END,
+        tts_chars         = CASE WHEN n.from_memory THEN n.tts_chars
+                                 WHEN n.adds_up THEN s.tts_chars + n.tts_chars ELSE s.tts_chars END,
+        tts_calls         = CASE WHEN n.from_memory THEN n.tts_calls
+                                 WHEN n.adds_up THEN s.tts_calls + n.tts_calls ELSE s.tts_calls END,
+        stt_audio_ms      = CASE WHEN n.from_memory THEN n.stt_audio_ms
+                                 -- Whole microseconds, so that the sum of two is exact again.
+                                 WHEN n.adds_up THEN (round(s.stt_audio_ms * 1000) + round(n.stt_audio_ms * 1000)) / 1000
+                                 ELSE s.stt_audio_ms END,
+        stt_calls         = CASE WHEN n.from_memory THEN n.stt_calls
+                                 WHEN n.adds_up THEN s.stt_calls + n.stt_calls ELSE s.stt_calls END,
+        updated_at = now()
+    FROM settled AS n
+    WHERE s.session_id = n.session_id
+    RETURNING s.session_id, s.ended_at IS NOT NULL,
+        s.ended_at IS NOT NULL AND NOT n.from_memory AND NOT n.sealed AND (n.rows > 0 OR n.ends_now OR n.orphaned_now);
+END $$;
+REVOKE ALL ON FUNCTION toll.settle_sessions(uuid, integer, uuid[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.settle_sessions(uuid, integer, uuid[]) IS
+    'For tolld, within a batch: writes what the batch does to these sessions, which the caller has locked FOR UPDATE before it stored their'
+    ' events. ended: the session is over now. to_sum: its totals are not known from memory, so the caller must sum them in its next statement'
+    ' (toll.recompute_totals)';
