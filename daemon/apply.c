@@ -695,12 +695,18 @@ int apply_step(struct apply *apply, int64_t now_us)
     return r;
 }
 
+struct sweep {
+    struct apply *apply;
+    int64_t       idle_before_us;
+};
+
 static void found_open_session(void *context, const uint8_t id[16])
 {
-    struct apply *apply = context;
+    const struct sweep *sweep = context;
+    struct apply *apply = sweep->apply;
 
     pthread_mutex_lock(&apply->lock);
-    if (session_plan_orphan(apply->sessions, id) < 0)
+    if (session_plan_orphan(apply->sessions, id, sweep->idle_before_us) < 0)
         apply->sweep_failed = true; /* out of memory: the next sweep finds it again */
     pthread_mutex_unlock(&apply->lock);
 }
@@ -708,6 +714,7 @@ static void found_open_session(void *context, const uint8_t id[16])
 int apply_orphans(struct apply *apply, int64_t now_us)
 {
     int64_t idle_before_us = now_us - apply->options.idle_timeout_us;
+    struct sweep sweep = {.apply = apply, .idle_before_us = idle_before_us};
     size_t count;
     int r = 0;
 
@@ -717,7 +724,7 @@ int apply_orphans(struct apply *apply, int64_t now_us)
     pthread_mutex_unlock(&apply->lock);
     if (r >= 0 && now_us >= apply->sweep_due_us) {
         apply->sweep_failed = false;
-        r = apply->sink->ops->open_sessions(apply->sink, found_open_session, apply);
+        r = apply->sink->ops->open_sessions(apply->sink, found_open_session, &sweep);
         if (!apply->sweep_failed)
             apply->sweep_due_us = now_us + apply->options.idle_timeout_us;
     }

@@ -13,7 +13,7 @@
 #include <utlist.h>
 #include <uuid/uuid.h>
 
-enum { LIST_DEFAULT = 50, LIST_MAX = 10000, FLUSH_DEFAULT_MS = 10000, FLUSH_MAX_MS = 3600000 };
+enum { LIST_DEFAULT = 50, LIST_MAX = 10000, FLUSH_DEFAULT_MS = 10000, FLUSH_MAX_MS = 600000 };
 
 /* --- status ------------------------------------------------------------------------------------------------------- */
 

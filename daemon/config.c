@@ -17,7 +17,7 @@ enum { LINE_LENGTH = 4096, OPTIONS_MAX = 64 };
 
 /* Debian's libinih takes the length of a line at run time; where the library lacks this, a line is as long as
  * it was built for. */
-extern int ini_max_line __attribute__((weak));
+#pragma weak ini_max_line
 
 struct parse {
     struct config *config;
@@ -180,6 +180,7 @@ static int read_environment(struct config *config, char error[static CONFIG_ERRO
 /* What no row can say alone. */
 static int check_together(const struct config *config, char error[static CONFIG_ERROR_MAX])
 {
+    assert(config->daemon.socket && config->daemon.control); /* they have defaults */
     if (config->journal.max_bytes < 2 * config->journal.segment_bytes)
         snprintf(error, CONFIG_ERROR_MAX, "journal.max_bytes must be at least twice journal.segment_bytes");
     else if (config->limits.streams_per_uid > config->limits.streams)

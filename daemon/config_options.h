@@ -19,13 +19,13 @@ enum config_type {
 
 struct config_option {
     const char *section, *key, *value; /* the default, as it stands in a file */
-    enum config_type type;
-    size_t offset; /* in struct config */
+    size_t offset;                     /* in struct config */
     int64_t min, max;
     const char *const *names; /* CONFIG_ENUM: NULL-terminated */
     const char *env;          /* the environment variable that wins over the file, or NULL */
-    bool reloadable, secret;
     const char *doc;
+    enum config_type type;
+    bool reloadable, secret;
 };
 
 extern const struct config_option config_options[];

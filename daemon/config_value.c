@@ -117,7 +117,10 @@ static int set_string(char **to, const struct config_option *option, const char 
         return -EINVAL;
     }
     if (strlen(text) > (size_t)option->max) {
-        snprintf(reason, CONFIG_REASON_MAX, "is longer than %" PRId64 " bytes", option->max);
+        if (option->type == CONFIG_PATH)
+            snprintf(reason, CONFIG_REASON_MAX, "\"%.300s\" is longer than %" PRId64 " bytes", text, option->max);
+        else
+            snprintf(reason, CONFIG_REASON_MAX, "is longer than %" PRId64 " bytes", option->max);
         return -EINVAL;
     }
     copy = strdup(text);

@@ -5,7 +5,7 @@
 #include "daemon/config.h"
 #include "daemon/config_options.h"
 
-enum { CONFIG_REASON_MAX = 320, CONFIG_TEXT_MAX = 64 };
+enum { CONFIG_REASON_MAX = 400, CONFIG_TEXT_MAX = 64 };
 
 /* Parses and stores the value, replacing (and freeing) the old one. 0, -ENOMEM, or -EINVAL and a reason:
  * "\"12x\" is not a whole number". A secret's value is not in the reason. */

@@ -372,7 +372,7 @@ static int request_measure(struct client *client, size_t *ret_size)
 /* Runs the request in the buffer, if it is whole. True: the client is not reading any more. */
 static bool client_advance(struct client *client)
 {
-    size_t size;
+    size_t size = 0;
     int r = request_measure(client, &size);
 
     if (r == 0)

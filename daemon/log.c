@@ -175,6 +175,16 @@ static const char *conversion_read(const char *p, va_list *args, struct conversi
 
 _Static_assert(sizeof(long) == sizeof(long long) && sizeof(long) == sizeof(size_t), "one 'l' must stand for all");
 
+/* Any integer as long, which the specification is then made to say. */
+static long read_integer(const struct conversion *c, va_list *args)
+{
+    if (c->length == 'l')
+        return va_arg(*args, long);
+    if (c->type == 'd' || c->type == 'i')
+        return va_arg(*args, int);
+    return (long)va_arg(*args, unsigned);
+}
+
 static void line_add_conversion(struct line *line, const struct conversion *c, va_list *args, bool value)
 {
     char spec[48], text[512];
@@ -184,7 +194,7 @@ static void line_add_conversion(struct line *line, const struct conversion *c, v
         n += snprintf(spec + n, sizeof(spec) - (size_t)n, "%d", c->width);
     if (c->precision >= 0)
         n += snprintf(spec + n, sizeof(spec) - (size_t)n, ".%d", c->precision);
-    snprintf(spec + n, sizeof(spec) - (size_t)n, "%s%c", c->length == 'l' ? "l" : "", c->type);
+    snprintf(spec + n, sizeof(spec) - (size_t)n, "%s%c", strchr("diuxXo", c->type) ? "l" : "", c->type);
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral" /* spec is made of a checked format's parts */
@@ -208,15 +218,11 @@ static void line_add_conversion(struct line *line, const struct conversion *c, v
         return;
     case 'd':
     case 'i':
-        n = c->length == 'l' ? snprintf(text, sizeof(text), spec, va_arg(*args, long))
-                             : snprintf(text, sizeof(text), spec, va_arg(*args, int));
-        break;
     case 'u':
     case 'x':
     case 'X':
     case 'o':
-        n = c->length == 'l' ? snprintf(text, sizeof(text), spec, va_arg(*args, unsigned long))
-                             : snprintf(text, sizeof(text), spec, va_arg(*args, unsigned));
+        n = snprintf(text, sizeof(text), spec, read_integer(c, args));
         break;
     case 'f':
     case 'g':

@@ -56,7 +56,7 @@ struct log_limit {
 };
 #define LOG_LIMIT(lines, us)                                                                                           \
     {                                                                                                                  \
-        .burst = (lines), .interval_us = (us), .mutex = PTHREAD_MUTEX_INITIALIZER                                      \
+        .burst = (lines), .interval_us = (int64_t)(us), .mutex = PTHREAD_MUTEX_INITIALIZER                             \
     }
 
 /* True if a line may be written at now_us (monotonic µs). *ret_dropped is the number of lines dropped in an

@@ -7,7 +7,7 @@
 
 static const char CREATE_TABLE[] =
     "CREATE TEMPORARY TABLE IF NOT EXISTS toll_batch_sessions ("
-    " session_id uuid, is_new boolean, whole boolean, orphan boolean, starts integer, ends integer, rows integer,"
+    " session_id uuid, is_new boolean, whole boolean, idle_before timestamptz, starts integer, ends integer, rows integer,"
     " started_at timestamptz, started_at_reported timestamptz, last_at timestamptz,"
     " ended_at timestamptz, ended_at_reported timestamptz, finish_reason text, metadata jsonb, raw_json jsonb,"
     " llm_input_tokens bigint, llm_output_tokens bigint, llm_calls bigint, tts_chars bigint, tts_calls bigint,"
@@ -47,7 +47,7 @@ static void add_row(struct copy_buffer *buf, const struct session_change *change
     copy_bool(buf, !session->stored);
     copy_bool(buf, session->whole &&
                        session->stored); /* else, when it is settled, the row was there before memory knew of it */
-    copy_bool(buf, change->orphan);
+    copy_time(buf, change->orphan ? change->idle_before_us : TOLL_TIME_MISSING);
     copy_int4(buf, (int32_t)change->starts);
     copy_int4(buf, (int32_t)change->ends);
     copy_int4(buf, (int32_t)change->rows);

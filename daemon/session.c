@@ -253,13 +253,14 @@ int session_apply(struct session_table *table, const struct toll_frame *frame, i
     return 0;
 }
 
-static int plan_orphan(struct session_table *table, struct session *session)
+static int plan_orphan(struct session_table *table, struct session *session, int64_t before_us)
 {
     struct session_change *change = plan(table, session);
 
     if (!change)
         return -ENOMEM;
     change->orphan = true;
+    change->idle_before_us = before_us;
     return 0;
 }
 
@@ -272,14 +273,14 @@ int session_plan_orphans(struct session_table *table, int64_t before_us, size_t 
     {
         if (session->last_received_us >= before_us || planned == max)
             break;
-        if (plan_orphan(table, session) < 0)
+        if (plan_orphan(table, session, before_us) < 0)
             return -ENOMEM;
         planned++;
     }
     return (int)planned;
 }
 
-int session_plan_orphan(struct session_table *table, const uint8_t id[static 16])
+int session_plan_orphan(struct session_table *table, const uint8_t id[static 16], int64_t before_us)
 {
     struct session *session;
 
@@ -290,7 +291,7 @@ int session_plan_orphan(struct session_table *table, const uint8_t id[static 16]
         return -ENOMEM;
     session->whole = false;
     session->stored = true;
-    return plan_orphan(table, session);
+    return plan_orphan(table, session, before_us);
 }
 
 static int compare_changes(const void *a, const void *b)
@@ -318,7 +319,7 @@ void session_settle(struct session_table *table, size_t max)
         session->stored = true;
         if (change->existed)
             session->whole = false;
-        if (change->finalized)
+        if (change->finalized || change->orphan) /* an orphan that is none is busy elsewhere: its next frame makes it known again */
             forget(table, session);
         change_free(change);
     }

@@ -38,7 +38,8 @@ struct session {
 struct session_change {
     struct session *session;
     uint32_t starts, ends, rows; /* session_start, session_end and other frames in this batch */
-    bool orphan;                 /* to be closed at its last activity */
+    bool orphan;                 /* to be closed at its last activity … */
+    int64_t idle_before_us;      /* … if nothing was received since; where memory can't know, the sink finds out */
     int64_t started_us,
         started_reported_us; /* of the earliest start; the sender's own time where it was clamped, or TOLL_TIME_MISSING */
     int64_t ended_us, ended_reported_us; /* of the first end */
@@ -64,8 +65,9 @@ int session_apply(struct session_table *table, const struct toll_frame *frame, i
 /* Plans to close every session without a frame since before_us (receive time), at most max. Returns how many, or -ENOMEM. */
 int session_plan_orphans(struct session_table *table, int64_t before_us, size_t max)
     __attribute__((warn_unused_result));
-/* The same for one session of ours that memory does not know but the table has as live. Does nothing if memory knows it. */
-int session_plan_orphan(struct session_table *table, const uint8_t id[static 16]) __attribute__((warn_unused_result));
+/* The same for one session that memory does not know but the table has as live. Does nothing if memory knows it. */
+int session_plan_orphan(struct session_table *table, const uint8_t id[static 16], int64_t before_us)
+    __attribute__((warn_unused_result));
 
 /* The changes planned since the last settle, in order of session id. */
 struct session_change *const *session_changes(struct session_table *table, size_t *ret_count);

@@ -115,8 +115,12 @@ static void field_uuid(struct sink_log *s, const char *key, const uint8_t uuid[1
 
 static void field_time(struct sink_log *s, const char *key, int64_t us)
 {
-    if (us != TOLL_TIME_MISSING)
-        print(s, ",\"%s\":%" PRId64 ".%06" PRId64, key, us / 1000000, us % 1000000);
+    int64_t rest = us % 1000000;
+
+    if (us == TOLL_TIME_MISSING)
+        return;
+    print(s, ",\"%s\":%s%" PRId64 ".%06" PRId64, key, us < 0 ? "-" : "", us < 0 ? -(us / 1000000) : us / 1000000,
+          rest < 0 ? -rest : rest);
 }
 
 static void line_begin(struct sink_log *s, const char *type)
@@ -135,9 +139,15 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
     struct watermark saved;
     bool ours = s->options.load(s->options.context, &saved, sizeof(saved)) == (long)sizeof(saved) &&
                 memcmp(saved.journal, journal->uuid, sizeof(saved.journal)) == 0;
+    bool known = memcmp(s->watermark.journal, journal->uuid, sizeof(s->watermark.journal)) == 0;
+    uint64_t lsn = journal->register_lsn;
 
+    if (ours && saved.lsn > lsn)
+        lsn = saved.lsn;
+    if (known && s->watermark.lsn > lsn) /* written in this run, though it could not be saved */
+        lsn = s->watermark.lsn;
     memcpy(s->watermark.journal, journal->uuid, sizeof(s->watermark.journal));
-    s->watermark.lsn = ours && saved.lsn > journal->register_lsn ? saved.lsn : journal->register_lsn;
+    s->watermark.lsn = lsn;
     *ret_lsn = s->watermark.lsn;
     return 0;
 }

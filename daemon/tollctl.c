@@ -12,7 +12,7 @@
 #include <uuid/uuid.h>
 
 enum { LIMIT = 1 << 0, TIMEOUT = 1 << 1, SINCE = 1 << 2, BYTES = 1 << 3, ID = 1 << 4 };
-enum { LIMIT_MAX = 10000, TIMEOUT_MAX_S = 3600 };
+enum { LIMIT_MAX = 10000, TIMEOUT_MAX_S = 600 };
 
 static const struct command {
     const char *name;
@@ -131,7 +131,7 @@ static int parse_words(struct words *w, int argc, char **argv)
         case TIMEOUT_:
             w->given |= TIMEOUT;
             if (!parse_number(optarg, 0, TIMEOUT_MAX_S, &seconds))
-                return 1 + usage_error("--timeout: not a number of seconds from 0 to 3600", optarg);
+                return 1 + usage_error("--timeout: not a number of seconds from 0 to 600", optarg);
             w->ctl.timeout_us = (int64_t)seconds * 1000000;
             break;
         case SINCE_:

@@ -2,9 +2,9 @@
 --
 -- tolld calls these within a batch's transaction (daemon/pg_sessions.c has the order, daemon/DESIGN.md the reasons). The changes
 -- travel in the temporary table toll_batch_sessions that each of its connections makes, one row a session:
---   session_id, is_new (memory did not know of a row), whole (memory is the whole story), orphan (to be closed as idle),
---   starts, ends, rows (frames of the batch), started_at (of the earliest start; without one, of the first frame), last_at
---   (latest frame), ended_at and finish_reason (of the first end), *_reported (where the sender's time was clamped), metadata,
+--   session_id, is_new (memory did not know of a row), whole (memory is the whole story), idle_before (to be closed as idle if
+--   nothing was received since), starts, ends, rows (frames of the batch), started_at (of the earliest start; without one, of the
+--   first frame), last_at (latest frame that memory knows of, if any), ended_at and finish_reason (of the first end), *_reported (where the sender's time was clamped), metadata,
 --   raw_json, and the totals that memory has.
 
 CREATE OR REPLACE FUNCTION toll.insert_sessions(journal uuid, writer integer)
@@ -56,7 +56,22 @@ BEGIN
                 OR s.owner_writer IS DISTINCT FROM settle_sessions.writer AS shared_now,
             -- The first end finalizes; a real end supersedes an orphan's.
             u.ends > 0 AND (s.ended_at IS NULL OR s.finish_reason = 'orphaned') AS ends_now,
-            u.orphan AND s.ended_at IS NULL AS orphaned_now,
+            u.idle_before IS NOT NULL AND s.ended_at IS NULL AND CASE
+                -- Memory knows when it was last heard of, if nobody else stores its events.
+                WHEN u.whole AND NOT s.shared AND s.owner_journal = settle_sessions.journal AND s.owner_writer = settle_sessions.writer
+                THEN true
+                -- Its owner decides, unless that is gone: then memory does not know of the session (see op_open_sessions).
+                WHEN u.last_at IS NOT NULL AND (s.owner_journal IS DISTINCT FROM settle_sessions.journal
+                                                OR s.owner_writer IS DISTINCT FROM settle_sessions.writer)
+                THEN false
+                -- Busy all the same: at another daemon, or while memory had no room for it.
+                ELSE s.updated_at < u.idle_before AND NOT EXISTS (
+                    SELECT FROM (SELECT e.batch_id FROM public.billing_events AS e WHERE e.session_id = u.session_id
+                                 UNION ALL
+                                 SELECT t.batch_id FROM public.session_transcripts AS t WHERE t.session_id = u.session_id) AS r
+                    JOIN toll.batches AS b ON b.batch_id = r.batch_id
+                    WHERE b.last_received_at >= u.idle_before)
+            END AS orphaned_now,
             -- A real start replaces a synthesised one; of two real ones the earlier stays.
             u.starts > 0 AND (s.start_missing OR u.started_at < s.started_at) AS begins_anew
         FROM pg_temp.toll_batch_sessions AS u
@@ -125,7 +140,8 @@ BEGIN
                                  ELSE s.stt_audio_ms END,
         stt_calls         = CASE WHEN n.from_memory THEN n.stt_calls
                                  WHEN n.adds_up THEN s.stt_calls + n.stt_calls ELSE s.stt_calls END,
-        updated_at = now()
+        -- Looking whether it is idle is nothing that happens to it.
+        updated_at = CASE WHEN n.orphaned_now OR n.idle_before IS NULL THEN now() ELSE s.updated_at END
     FROM settled AS n
     WHERE s.session_id = n.session_id
     RETURNING s.session_id, s.ended_at IS NOT NULL,

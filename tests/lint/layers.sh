@@ -18,7 +18,7 @@ listener:
 datagram: proto
 journal:
 ackpage:
-streams: ackpage
+streams: ackpage proto
 session: proto
 sink: session proto
 batch: sink session proto
@@ -31,11 +31,12 @@ writer: apply journal sink
 intake: closer listener datagram journal ackpage streams proto
 config:
 control: proto
-commands: control intake writer apply journal session
+commands: control intake streams writer apply journal session
 options: config
 offline: options config journal migrate pg
 main: options config offline journal listener intake writer sink sink_log sink_postgres control commands
-tollctl: config control proto
+ctl: config control proto
+tollctl: config ctl
 '
 floor=' clock crc32c log metrics utf8 rangeset idhash '
 
@@ -74,5 +75,5 @@ function complain(what) { print what; bad = 1 }
 }
 END { exit bad }' || exit 1
 
-# A circle anywhere, inside a module too? A source and its header count as one.
-includes | sed -E 's/\.[ch]( |$)/\1/g' | awk '$1 != $2' | tsort >/dev/null
+# A circle of headers, inside a module too?
+includes | grep '^[^ ]*[.]h ' | awk '$1 != $2' | tsort >/dev/null

@@ -10,7 +10,7 @@
 
 struct bytes {
     uint8_t data[TOLL_DATAGRAM_MAX];
-    size_t  size;
+    size_t size;
 };
 
 /* An id that tests recognise; they are in order of n. */
@@ -81,7 +81,8 @@ static inline void add_end(struct bytes *to, unsigned session, int64_t time_us, 
 }
 
 /* request_id is what the frame is recognised by. */
-static inline void add_llm(struct bytes *to, unsigned session, int64_t time_us, int32_t input, int32_t output, const char *request_id)
+static inline void add_llm(struct bytes *to, unsigned session, int64_t time_us, int32_t input, int32_t output,
+                           const char *request_id)
 {
     struct toll_frame frame = frame_of(TOLL_FRAME_LLM, session, time_us);
 

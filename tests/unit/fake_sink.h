@@ -28,97 +28,107 @@
 #include <string.h>
 
 enum fake_op {
-    FAKE_OPEN, FAKE_BEGIN, FAKE_LOAD_STREAMS, FAKE_ATTEMPT, FAKE_ADD, FAKE_STORE, FAKE_SETTLE, FAKE_FINISH, FAKE_COMMIT,
-    FAKE_OPEN_SESSIONS, FAKE_TEND, FAKE_OPS,
+    FAKE_OPEN,
+    FAKE_BEGIN,
+    FAKE_LOAD_STREAMS,
+    FAKE_ATTEMPT,
+    FAKE_ADD,
+    FAKE_STORE,
+    FAKE_SETTLE,
+    FAKE_FINISH,
+    FAKE_COMMIT,
+    FAKE_OPEN_SESSIONS,
+    FAKE_TEND,
+    FAKE_OPS,
 };
 
 struct fake_row {
     enum toll_frame_type type;
-    bool                 has_session, sequenced;
-    uint8_t              session_id[16], stream_id[16];
-    uint32_t             uid;
-    uint64_t             seq, lsn;
-    uint32_t             index;
-    int64_t              occurred_us, reported_us;
+    bool has_session, sequenced;
+    uint8_t session_id[16], stream_id[16];
+    uint32_t uid;
+    uint64_t seq, lsn;
+    uint32_t index;
+    int64_t occurred_us, reported_us;
     struct session_totals adds; /* to its session's totals */
-    char                 tag[32]; /* request_id, or the start of a transcript's text */
+    char tag[32];               /* request_id, or the start of a transcript's text */
 };
 
 struct fake_session {
-    uint8_t  id[16], owner[16];
-    bool     shared, start_missing, ended;
-    int64_t  started_us, started_reported_us, ended_us;
-    char     finish_reason[32], metadata[160];
+    uint8_t id[16], owner[16];
+    bool shared, start_missing, ended;
+    int64_t started_us, started_reported_us, ended_us;
+    char finish_reason[32], metadata[160];
     uint32_t starts, ends, revision; /* session_start and session_end frames that were stored */
     struct session_totals totals;    /* 0 until it ends */
 };
 
 struct fake_stream {
-    uint32_t        uid;
-    uint8_t         id[16];
-    int             writer;
+    uint32_t uid;
+    uint8_t id[16];
+    int writer;
     struct rangeset seen;
-    int64_t         revision;
-    char            client[48];
+    int64_t revision;
+    char client[48];
 };
 
 struct fake_watermark {
-    uint8_t  journal[16];
-    int      writer;
+    uint8_t journal[16];
+    int writer;
     uint64_t lsn;
 };
 
 struct fake_refused {
     uint64_t lsn, seq;
     uint32_t uid, index;
-    uint8_t  stream_id[16];
-    size_t   size;
-    char     reason[TOLL_REASON_MAX];
+    uint8_t stream_id[16];
+    size_t size;
+    char reason[TOLL_REASON_MAX];
 };
 
 struct fake_batch {
-    uint8_t            journal[16];
-    uint64_t           from, to;
+    uint8_t journal[16];
+    uint64_t from, to;
     struct sink_counts counts;
 };
 
 /* What a transaction can change; of tables that only grow, how long they are. */
 struct fake_state {
-    struct fake_session   *sessions;
-    struct fake_stream    *streams;
+    struct fake_session *sessions;
+    struct fake_stream *streams;
     struct fake_watermark *watermarks;
     size_t session_count, stream_count, watermark_count, row_count, refused_count, batch_count;
 };
 
 struct fake_db {
-    struct fake_state    now;
-    struct fake_row     *rows;
+    struct fake_state now;
+    struct fake_row *rows;
     struct fake_refused *refused;
-    struct fake_batch   *batches;
-    size_t               row_capacity, refused_capacity, batch_capacity;
-    bool                 in_transaction;
+    struct fake_batch *batches;
+    size_t row_capacity, refused_capacity, batch_capacity;
+    bool in_transaction;
     /* Rows the database refuses: an SQLSTATE, or NULL. For session_start and session_end, which are no rows, the session is asked about. */
     const char *(*poison)(const struct sink_row *row);
     const char *(*poison_session)(const struct session_change *change);
 };
 
 struct fake_sink {
-    struct sink     sink;
+    struct sink sink;
     struct fake_db *db;
     /* Faults: call number fail_at from now on fails with fail_with; 0: none. fail_op: only calls of that kind count. FAKE_OPS: all. */
-    unsigned     fail_at;
-    int          fail_with;
+    unsigned fail_at;
+    int fail_with;
     enum fake_op fail_op;
-    bool         late;
-    unsigned     calls, op_calls[FAKE_OPS], failures;
+    bool late;
+    unsigned calls, op_calls[FAKE_OPS], failures;
     /* Its session. */
-    uint8_t           journal[16];
-    int               writer;
-    bool              is_open, broken, in_attempt, careful, finished, refused, hidden;
-    uint64_t          from, to, hidden_lsn; /* the watermark that a late commit has moved, before */
+    uint8_t journal[16];
+    int writer;
+    bool is_open, broken, in_attempt, careful, finished, refused, hidden;
+    uint64_t from, to, hidden_lsn; /* the watermark that a late commit has moved, before */
     struct fake_state before, savepoint;
-    const char       *class;
-    char              error[200];
+    const char *class;
+    char error[200];
 };
 
 static inline void *fake_grow(void *array, size_t *capacity, size_t count, size_t size)
@@ -257,10 +267,12 @@ static inline const char *fake_db_check(struct fake_db *db)
         for (size_t j = 0; j < i; j++) {
             const struct fake_row *other = &db->rows[j];
 
-            if (row->seq && other->seq == row->seq && other->uid == row->uid && memcmp(other->stream_id, row->stream_id, 16) == 0)
+            if (row->seq && other->seq == row->seq && other->uid == row->uid &&
+                memcmp(other->stream_id, row->stream_id, 16) == 0)
                 snprintf(text, sizeof(text), "number %llu of a stream is stored twice", (unsigned long long)row->seq);
             if (!row->seq && other->lsn == row->lsn && other->index == row->index)
-                snprintf(text, sizeof(text), "frame %u of LSN %llu is stored twice", row->index, (unsigned long long)row->lsn);
+                snprintf(text, sizeof(text), "frame %u of LSN %llu is stored twice", row->index,
+                         (unsigned long long)row->lsn);
         }
     }
     for (size_t i = 0; i < db->now.session_count; i++) {
@@ -276,8 +288,8 @@ static inline const char *fake_db_check(struct fake_db *db)
         const struct sink_counts *c = &db->batches[i].counts;
 
         if (c->received != c->stored + c->quarantined + c->duplicates)
-            snprintf(text, sizeof(text), "batch %zu: received %u, stored %u, quarantined %u, duplicates %u", i, c->received, c->stored,
-                     c->quarantined, c->duplicates);
+            snprintf(text, sizeof(text), "batch %zu: received %u, stored %u, quarantined %u, duplicates %u", i,
+                     c->received, c->stored, c->quarantined, c->duplicates);
     }
     return text;
 }
@@ -407,7 +419,8 @@ static inline int fake_add(struct sink *sink, const struct sink_row *row)
     int r = fake_fault(s, FAKE_ADD);
 
     assert(s->in_attempt);
-    assert(frame->type != TOLL_FRAME_SESSION_START && frame->type != TOLL_FRAME_SESSION_END && frame->type != TOLL_FRAME_STREAM);
+    assert(frame->type != TOLL_FRAME_SESSION_START && frame->type != TOLL_FRAME_SESSION_END &&
+           frame->type != TOLL_FRAME_STREAM);
     if (r < 0)
         return r;
     db->rows = fake_grow(db->rows, &db->row_capacity, db->now.row_count, sizeof(*db->rows));
@@ -468,7 +481,8 @@ static inline void fake_store_session(struct fake_sink *s, struct session_change
     row->revision += row->ended && change->rows;
     end_now = change->ends && (!row->ended || strcmp(row->finish_reason, "orphaned") == 0);
     if (end_now || (change->orphan && !row->ended)) {
-        snprintf(row->finish_reason, sizeof(row->finish_reason), "%s", change->ends ? change->finish_reason : "orphaned");
+        snprintf(row->finish_reason, sizeof(row->finish_reason), "%s",
+                 change->ends ? change->finish_reason : "orphaned");
         row->ended_us = change->ends ? change->ended_us : known->last_us;
         row->ended = true;
     }
@@ -556,8 +570,11 @@ static inline int fake_finish(struct sink *sink, const struct sink_batch *batch)
 
         db->refused = fake_grow(db->refused, &db->refused_capacity, db->now.refused_count, sizeof(*db->refused));
         row = &db->refused[db->now.refused_count++];
-        *row = (struct fake_refused){.lsn = refused->origin.lsn, .seq = refused->origin.seq, .uid = refused->origin.uid,
-                                     .index = refused->origin.index, .size = refused->origin.size};
+        *row = (struct fake_refused){.lsn = refused->origin.lsn,
+                                     .seq = refused->origin.seq,
+                                     .uid = refused->origin.uid,
+                                     .index = refused->origin.index,
+                                     .size = refused->origin.size};
         memcpy(row->stream_id, refused->origin.stream_id, 16);
         snprintf(row->reason, sizeof(row->reason), "%s", refused->reason);
     }
@@ -565,7 +582,8 @@ static inline int fake_finish(struct sink *sink, const struct sink_batch *batch)
     if (batch->from == batch->to)
         return 0;
     db->batches = fake_grow(db->batches, &db->batch_capacity, db->now.batch_count, sizeof(*db->batches));
-    db->batches[db->now.batch_count] = (struct fake_batch){.from = batch->from, .to = batch->to, .counts = batch->counts};
+    db->batches[db->now.batch_count] =
+        (struct fake_batch){.from = batch->from, .to = batch->to, .counts = batch->counts};
     memcpy(db->batches[db->now.batch_count++].journal, s->journal, 16);
     return 0;
 }
@@ -601,7 +619,8 @@ static inline void fake_abort(struct sink *sink)
     s->db->in_transaction = false;
 }
 
-static inline int fake_open_sessions(struct sink *sink, void (*found)(void *context, const uint8_t id[16]), void *context)
+static inline int fake_open_sessions(struct sink *sink, void (*found)(void *context, const uint8_t id[16]),
+                                     void *context)
 {
     struct fake_sink *s = fake_self(sink);
     int r = fake_fault(s, FAKE_OPEN_SESSIONS);
@@ -655,7 +674,8 @@ static const struct sink_ops fake_sink_ops = {
 /* Nothing is allocated until it begins a transaction; ops->free undoes that. */
 static inline void fake_sink_init(struct fake_sink *s, struct fake_db *db)
 {
-    *s = (struct fake_sink){.sink = {.ops = &fake_sink_ops}, .db = db, .fail_op = FAKE_OPS, .fail_with = -EAGAIN, .class = ""};
+    *s = (struct fake_sink){
+        .sink = {.ops = &fake_sink_ops}, .db = db, .fail_op = FAKE_OPS, .fail_with = -EAGAIN, .class = ""};
 }
 
 #endif

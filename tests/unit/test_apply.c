@@ -6,7 +6,9 @@
 #include "tests/unit/fake_sink.h"
 
 #include <ftw.h>
-#include <inttypes.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -17,16 +19,16 @@
 
 enum { WORKER = 1001, TRIES_MAX = 2000 };
 
-static char                   dir[64];
-static struct journal        *journal;
+static char dir[64];
+static struct journal *journal;
 static struct journal_reader *reader;
-static struct fake_db         db;
-static struct fake_sink       sink;
-static struct metrics         metrics;
-static struct apply          *apply;
-static uint64_t               counted_lsn; /* what intake would have counted */
-static struct apply_options   options;
-static struct bytes           datagram;
+static struct fake_db db;
+static struct fake_sink sink;
+static struct metrics metrics;
+static struct apply *apply;
+static uint64_t counted_lsn; /* what intake would have counted */
+static struct apply_options options;
+static struct bytes datagram;
 
 static void world_open(void)
 {
@@ -378,6 +380,41 @@ START_TEST(frames_are_once_in_any_order_of_resends)
 }
 END_TEST
 
+/* One failure after another, of any kind at any call, and restarts in between. */
+START_TEST(any_row_of_failures_loses_and_doubles_nothing)
+{
+    static const int results[] = {-EAGAIN, -EAGAIN, -ESTALE, -EINVAL, -ENOTRECOVERABLE, -ENOMEM};
+    unsigned seed = (unsigned)getpid(), failures = 0;
+
+    printf("seed %u\n", seed);
+    srand(seed);
+    send_call();
+    for (unsigned round = 0; round < 150; round++) {
+        world_close();
+        options.batch_rows = 1 + (size_t)rand() % 12;
+        world_open();
+        counted_lsn = journal_durable_lsn(journal);
+        for (unsigned tries = 0; tries < 12; tries++) {
+            unsigned before = sink.failures;
+
+            sink.fail_at = 1 + (unsigned)rand() % 40;
+            sink.fail_with = results[(size_t)rand() % (sizeof(results) / sizeof(*results))];
+            sink.late = rand() % 2;
+            while (sink.failures == before && (sink.is_open || reopen() == 0) && apply_step(apply, NOW) != 0)
+                ;
+            check_db();
+        }
+        failures += sink.failures;
+        sink.fail_at = 0;
+        drive();
+        check_call();
+        check_counts(CALL_FRAMES);
+        ck_assert_uint_eq(metrics_get(&metrics.frames_received), CALL_FRAMES);
+    }
+    ck_assert_uint_gt(failures, 100);
+}
+END_TEST
+
 /* Numbers below the base of a later datagram are not stored yet when both are in one batch. */
 START_TEST(base_of_a_later_datagram_says_nothing_about_earlier_ones)
 {
@@ -401,7 +438,7 @@ START_TEST(base_of_an_unknown_stream_counts_as_stored)
     add_llm(&datagram, 1, NOW, 1, 1, "a");
     send_now();
     drive();
-    check_seen(1, "{[1,10),[12,13)}"); /* 10 and 11 are a hole, below 10 is not */
+    check_seen(1, "{[1,10),[12,13)}");     /* 10 and 11 are a hole, below 10 is not */
     add_envelope(&datagram, 1, 13, 13, 1); /* known by now: a hole stays a visible loss */
     add_llm(&datagram, 1, NOW, 1, 1, "b");
     send_now();
@@ -982,6 +1019,60 @@ START_TEST(live_sessions_can_be_looked_at)
 }
 END_TEST
 
+static atomic_bool looking;
+
+static bool add_input(void *context, const struct session *found)
+{
+    *(int64_t *)context += found->totals.llm_input_tokens;
+    return true;
+}
+
+static void *look_at_sessions(void *argument)
+{
+    struct session found;
+    uint8_t id[16];
+    int64_t sum;
+
+    (void)argument;
+    id_of(id, 1);
+    while (looking) {
+        sum = 0;
+        apply_sessions(apply, add_input, &sum);
+        if (apply_session(apply, id, &found))
+            sum += found.totals.llm_calls;
+        (void)apply_session_count(apply);
+        sched_yield();
+    }
+    return NULL;
+}
+
+/* Meant for ThreadSanitizer: tollctl looks while the writer works. */
+START_TEST(live_sessions_can_be_looked_at_from_another_thread)
+{
+    pthread_t thread;
+
+    db.poison = refuse_tag_bad;
+    looking = true;
+    ck_assert_int_eq(pthread_create(&thread, NULL, look_at_sessions, NULL), 0);
+    for (unsigned round = 0; round < 100; round++) {
+        add_llm(&datagram, 1 + round % 7, NOW, 1, 1, round % 10 == 3 ? "bad" : "x");
+        add_llm(&datagram, 1, NOW, 1, 1, "y");
+        if (round % 5 == 4)
+            add_end(&datagram, 1 + round % 7, NOW, "end");
+        send_now();
+        if (round % 9 == 0) {
+            sink.fail_at = 1 + round % 8;
+            sink.fail_with = -EAGAIN;
+        }
+        drive();
+        (void)!apply_orphans(apply, NOW + round * HOUR);
+    }
+    looking = false;
+    ck_assert_int_eq(pthread_join(thread, NULL), 0);
+    check_db();
+}
+END_TEST
+
 /* --- batches and positions ---------------------------------------------------------------------------------------------------------- */
 
 START_TEST(batch_closes_at_rows)
@@ -1093,6 +1184,7 @@ int main(void)
     tcase_add_test(tests, call_is_stored_once_whatever_call_fails_in_many_batches);
     tcase_add_test(tests, commit_of_unknown_outcome_is_counted);
     tcase_add_test(tests, frames_are_once_in_any_order_of_resends);
+    tcase_add_test(tests, any_row_of_failures_loses_and_doubles_nothing);
     tcase_add_test(tests, base_of_a_later_datagram_says_nothing_about_earlier_ones);
     tcase_add_test(tests, base_of_an_unknown_stream_counts_as_stored);
     tcase_add_test(tests, streams_of_two_uids_are_two_streams);
@@ -1123,6 +1215,7 @@ int main(void)
     tcase_add_test(tests, session_evicted_from_memory_has_whole_totals);
     tcase_add_test(tests, event_after_the_end_corrects_the_totals);
     tcase_add_test(tests, live_sessions_can_be_looked_at);
+    tcase_add_test(tests, live_sessions_can_be_looked_at_from_another_thread);
     tcase_add_test(tests, batch_closes_at_rows);
     tcase_add_test(tests, batch_closes_at_bytes);
     tcase_add_test(tests, nothing_above_the_durable_lsn_is_applied);

@@ -114,7 +114,8 @@ END_TEST
 
 START_TEST(times_at_the_ends_of_the_range)
 {
-    const int64_t first = INT64_C(-211813488000000000) + INT64_C(946684800000000); /* 4714-11-24 BC, the first that PostgreSQL knows */
+    const int64_t first =
+        INT64_C(-211813488000000000) + INT64_C(946684800000000); /* 4714-11-24 BC, the first that PostgreSQL knows */
 
     copy_time(&buf, first);
     copy_time(&buf, first - 1);
@@ -184,7 +185,9 @@ START_TEST(numerics)
                 "02e1"
                 "03bb"
                 "064f");
-    copy_numeric(&buf, "1.7976931348623157e308"); /* 309 digits: 1 7976 9313 4862 3157 and 292 zeros, so 77 groups after the first: 1 7976 … */
+    copy_numeric(
+        &buf,
+        "1.7976931348623157e308"); /* 309 digits: 1 7976 9313 4862 3157 and 292 zeros, so 77 groups after the first: 1 7976 … */
     check_bytes("00000012"
                 "0005"
                 "004d"

@@ -105,7 +105,8 @@ static int work_square(void *context, const msgpack_object *args, msgpack_packer
 static int work_nothing(void *context, const msgpack_object *args, msgpack_packer *data,
                         char error[static CONTROL_ERROR_MAX])
 {
-    (void)context, (void)args, (void)data, (void)error;
+    (void)context, (void)args, (void)data;
+    error[0] = '\0';
     return -ENOTSUP;
 }
 
@@ -122,19 +123,20 @@ static void on_tick(uv_timer_t *timer)
     (void)timer;
 }
 
-/* Turns the loop until the condition holds; false: it did not in time. A timer keeps a turn from waiting for ever. */
+/* Turns the loop until the condition holds, or fails when it does not in time. A timer keeps a turn from waiting for ever. */
 #define PUMP(condition)                                                                                                \
-    ({                                                                                                                 \
+    do {                                                                                                               \
         int64_t pump_until = clock_monotonic_us() + PATIENCE_US;                                                       \
+        bool pump_held;                                                                                                \
         uv_timer_t pump_tick;                                                                                          \
         uv_timer_init(&loop, &pump_tick);                                                                              \
         uv_timer_start(&pump_tick, on_tick, 1, 1);                                                                     \
-        while (!(condition) && clock_monotonic_us() < pump_until)                                                      \
+        while (pump_held = (condition), !pump_held && clock_monotonic_us() < pump_until)                               \
             uv_run(&loop, UV_RUN_ONCE);                                                                                \
         uv_close((uv_handle_t *)&pump_tick, NULL);                                                                     \
         uv_run(&loop, UV_RUN_NOWAIT);                                                                                  \
-        (condition);                                                                                                   \
-    })
+        ck_assert_msg(pump_held, "waited too long for " #condition);                                                   \
+    } while (0)
 
 static struct control_options options(void)
 {
@@ -159,7 +161,7 @@ static void on_closed(void *context)
 
 static void setup(void)
 {
-    strcpy(dir + sizeof(dir) - 7, "XXXXXX");
+    memcpy(dir + sizeof(dir) - 7, "XXXXXX", 7);
     ck_assert_ptr_nonnull(mkdtemp(dir));
     snprintf(path, sizeof(path), "%s/control.sock", dir);
     signal(SIGPIPE, SIG_IGN); /* as tolld does */
@@ -176,7 +178,7 @@ static void teardown(void)
         control_reply(held, NULL, 0);
     if (control) {
         control_close(control, on_closed, &closed);
-        ck_assert(PUMP(closed));
+        PUMP(closed);
     }
     uv_run(&loop, UV_RUN_DEFAULT);
     ck_assert_int_eq(uv_loop_close(&loop), 0);
@@ -198,7 +200,7 @@ static struct peer peer_new(void)
     struct peer peer = {.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)};
     struct sockaddr_un address = {.sun_family = AF_UNIX};
 
-    strcpy(address.sun_path, path);
+    memcpy(address.sun_path, path, strlen(path) + 1);
     ck_assert_int_eq(connect(peer.fd, (struct sockaddr *)&address, sizeof(address)), 0);
     return peer;
 }
@@ -286,7 +288,7 @@ static int64_t answer(struct peer *peer)
     int64_t data = INT64_MIN;
     bool got = false;
 
-    ck_assert(PUMP(got || (peer_receive(peer), got = take_reply(peer, &data))));
+    PUMP(got || (peer_receive(peer), got = take_reply(peer, &data)));
     return data;
 }
 
@@ -373,7 +375,7 @@ START_TEST(control_answers_a_client_that_has_shut_its_side)
     ask(&peer, "echo", "text", 5);
     shutdown(peer.fd, SHUT_WR);
     ck_assert_int_eq(answer(&peer), 5);
-    ck_assert(PEER_CLOSED(&peer));
+    PEER_CLOSED(&peer);
     close(peer.fd);
 }
 END_TEST
@@ -401,7 +403,7 @@ START_TEST(control_refuses_bombs_at_once)
 
         peer_send(&peer, bombs[i].bytes, bombs[i].size);
         ck_assert_str_eq(answer_error(&peer), bombs[i].error);
-        ck_assert(PEER_CLOSED(&peer));
+        PEER_CLOSED(&peer);
         close(peer.fd);
     }
 }
@@ -436,7 +438,7 @@ START_TEST(control_request_may_have_64_kib_and_no_more)
     peer = peer_new();
     peer_send(&peer, buf, head); /* its length is known from the start */
     ck_assert_str_eq(answer_error(&peer), "malformed or longer than 65536 bytes");
-    ck_assert(PEER_CLOSED(&peer));
+    PEER_CLOSED(&peer);
     close(peer.fd);
 }
 END_TEST
@@ -474,33 +476,37 @@ START_TEST(control_drops_a_client_that_does_not_finish_its_request)
               "\x81\xa7"
               "com",
               5);
-    ck_assert(PEER_CLOSED(&peer));
-    ck_assert(PEER_CLOSED(&silent));
+    PEER_CLOSED(&peer);
+    PEER_CLOSED(&silent);
     ck_assert_uint_eq(peer.have, 0);
     close(peer.fd);
     close(silent.fd);
 }
 END_TEST
 
+/* Sends a byte every 20 ms of a key of 128 bytes that never comes to an end; true when the daemon has had enough. */
+static bool trickle(struct peer *peer, size_t *sent)
+{
+    static const char buf[128] = "\x81\xd9\x80";
+    static int64_t last;
+
+    if (clock_monotonic_us() - last >= 20000 && *sent < sizeof(buf)) {
+        last = clock_monotonic_us();
+        if (send(peer->fd, buf + *sent, 1, MSG_NOSIGNAL) == 1)
+            (*sent)++;
+    }
+    peer_receive(peer);
+    return peer->eof;
+}
+
 START_TEST(control_slow_bytes_do_not_prolong_a_request)
 {
     struct peer peer;
-    int64_t last = 0;
-    char buf[128] = "\x81\xd9\x80"; /* a key of 128 bytes that never comes to an end */
     size_t sent = 0;
 
     open_server(200);
     peer = peer_new();
-    /* A byte every 20 ms: only the whole request's time can end this. */
-    ck_assert(PUMP(({
-        if (!peer.eof && clock_monotonic_us() - last >= 20000 && sent < sizeof(buf)) {
-            last = clock_monotonic_us();
-            if (send(peer.fd, buf + sent, 1, MSG_NOSIGNAL) == 1)
-                sent++;
-        }
-        peer_receive(&peer);
-        peer.eof;
-    })));
+    PUMP(trickle(&peer, &sent));
     ck_assert_uint_lt(sent, 100);
     close(peer.fd);
 }
@@ -514,7 +520,7 @@ START_TEST(control_drops_a_client_that_never_reads)
     peer = peer_new();
     ask(&peer, "large", "size", 3 << 20);
     /* It is gone when writing to it fails. */
-    ck_assert(PUMP(send(peer.fd, "\x80", 1, MSG_NOSIGNAL) < 0 && errno == EPIPE));
+    PUMP(send(peer.fd, "\x80", 1, MSG_NOSIGNAL) < 0 && errno == EPIPE);
     close(peer.fd);
 }
 END_TEST
@@ -529,7 +535,7 @@ START_TEST(control_replies_not_taken_are_bounded)
         peers[i] = peer_new();
         ask(&peers[i], "large", "size", (4 << 20) - 100);
         /* Taken in part only: the rest waits in the daemon. */
-        ck_assert(PUMP(recv(peers[i].fd, &byte, 1, MSG_PEEK) == 1));
+        PUMP(recv(peers[i].fd, &byte, 1, MSG_PEEK) == 1);
     }
     last = peer_new();
     ask(&last, "large", "size", (4 << 20) - 100);
@@ -555,7 +561,7 @@ START_TEST(control_takes_32_clients)
         ck_assert_int_eq(answer(&peers[i]), i);
     }
     peers[CONTROL_CLIENTS_MAX] = peer_new();
-    ck_assert(PEER_CLOSED(&peers[CONTROL_CLIENTS_MAX]));
+    PEER_CLOSED(&peers[CONTROL_CLIENTS_MAX]);
     close(peers[CONTROL_CLIENTS_MAX].fd);
     close(peers[0].fd);
     uv_run(&loop, UV_RUN_NOWAIT);
@@ -575,9 +581,9 @@ START_TEST(control_command_may_answer_later)
     open_server(50); /* the time limit is not the command's */
     peer = peer_new();
     ask(&peer, "hold", NULL, 0);
-    ck_assert(PUMP(held != NULL));
+    PUMP(held != NULL);
     other = peer_new();
-    ck_assert(PEER_CLOSED(&other)); /* so more than 50 ms have passed */
+    PEER_CLOSED(&other); /* so more than 50 ms have passed */
     ck_assert(!peer_receive(&peer) && !peer.eof);
     control_reply(held, "\x2a", 1);
     held = NULL;
@@ -595,7 +601,7 @@ START_TEST(control_answers_to_clients_that_went_away_are_dropped)
     for (int i = 0; i < 2; i++) {
         peer = peer_new();
         ask(&peer, "hold", NULL, 0);
-        ck_assert(PUMP(held != NULL));
+        PUMP(held != NULL);
         close(peer.fd);
         uv_run(&loop, UV_RUN_NOWAIT);
         if (i == 0)
@@ -618,10 +624,10 @@ START_TEST(control_close_waits_for_requests_that_are_held)
     open_server(0);
     peer = peer_new();
     ask(&peer, "hold", NULL, 0);
-    ck_assert(PUMP(held != NULL));
+    PUMP(held != NULL);
     control_close(control, on_closed, &closed);
     control = NULL;
-    ck_assert(PEER_CLOSED(&peer));
+    PEER_CLOSED(&peer);
     ck_assert(!closed);
     control_reply(held, "\x2a", 1);
     held = NULL;
@@ -641,7 +647,7 @@ START_TEST(control_work_runs_on_threads_one_at_a_time)
         ask(&peers[i], "square", "n", i + 10);
     }
     for (int i = 0; i < 4; i++)
-        ck_assert_int_eq(answer(&peers[i]), (i + 10) * (i + 10));
+        ck_assert_int_eq(answer(&peers[i]), (int64_t)(i + 10) * (i + 10));
     ck_assert_int_eq(working_most, 1);
 
     ask(&peers[0], "square", "n", 1001);
@@ -663,13 +669,13 @@ START_TEST(control_close_waits_for_work)
         peers[i] = peer_new();
         ask(&peers[i], "square", "n", 2);
     }
-    ck_assert(PUMP(working == 1));
+    PUMP(working == 1);
     control_close(control, on_closed, &closed);
     control = NULL;
-    ck_assert(PEER_CLOSED(&peers[0]));
+    PEER_CLOSED(&peers[0]);
     ck_assert(!closed);
     pthread_mutex_unlock(&gate);
-    ck_assert(PUMP(closed));
+    PUMP(closed);
     close(peers[0].fd);
     close(peers[1].fd);
 }
@@ -684,7 +690,7 @@ START_TEST(control_socket_has_its_mode_and_goes_away)
     ck_assert_int_eq(st.st_mode & 0777, 0660);
     control_close(control, on_closed, &closed);
     control = NULL;
-    ck_assert(PUMP(closed));
+    PUMP(closed);
     ck_assert_int_lt(access(path, F_OK), 0);
 }
 END_TEST
@@ -697,7 +703,7 @@ START_TEST(control_replaces_only_a_socket_that_nobody_listens_on)
     struct peer peer;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-    strcpy(address.sun_path, path);
+    memcpy(address.sun_path, path, strlen(path) + 1);
     ck_assert_int_eq(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     close(fd); /* as a daemon that was killed leaves it */
     open_server(0);
@@ -709,7 +715,7 @@ START_TEST(control_replaces_only_a_socket_that_nobody_listens_on)
     close(peer.fd);
     control_close(control, on_closed, &closed);
     control = NULL;
-    ck_assert(PUMP(closed));
+    PUMP(closed);
 
     fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     ck_assert_int_eq(control_open(&control, &loop, &with), -EEXIST);

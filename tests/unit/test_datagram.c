@@ -9,16 +9,16 @@
 enum { PIECES_MAX = 70000 };
 
 struct piece {
-    size_t   at, size; /* where in the datagram */
-    bool     broken;
+    size_t at, size; /* where in the datagram */
+    bool broken;
     uint64_t seq, seq_end;
-    char     reason[TOLL_REASON_MAX];
+    char reason[TOLL_REASON_MAX];
 };
 
-static struct bytes          datagram;
+static struct bytes datagram;
 static struct datagram_parts parts;
-static struct piece          pieces[PIECES_MAX];
-static size_t                count;
+static struct piece pieces[PIECES_MAX];
+static size_t count;
 
 static void setup(void)
 {
@@ -134,9 +134,11 @@ END_TEST
 /* Puts a raw envelope with these numbers; the encoder would refuse them. */
 static void add_raw_envelope(uint8_t seq, uint8_t base, uint8_t frames)
 {
-    const uint8_t head[] = {0x85, 0xa4, 't', 'y', 'p', 'e', 0xa6, 's', 't', 'r', 'e', 'a', 'm', 0xa2, 'i', 'd', 0xc4, 16};
+    const uint8_t head[] = {0x85, 0xa4, 't', 'y', 'p',  'e', 0xa6, 's',  't',
+                            'r',  'e',  'a', 'm', 0xa2, 'i', 'd',  0xc4, 16};
     const uint8_t id[16] = {1};
-    const uint8_t tail[] = {0xa3, 's', 'e', 'q', seq, 0xa4, 'b', 'a', 's', 'e', base, 0xa5, 'c', 'o', 'u', 'n', 't', frames};
+    const uint8_t tail[] = {0xa3, 's',  'e',  'q', seq, 0xa4, 'b', 'a', 's',
+                            'e',  base, 0xa5, 'c', 'o', 'u',  'n', 't', frames};
 
     add_bytes(&datagram, head, sizeof(head));
     add_bytes(&datagram, id, sizeof(id));
@@ -145,7 +147,8 @@ static void add_raw_envelope(uint8_t seq, uint8_t base, uint8_t frames)
 
 START_TEST(invalid_envelope_is_quarantined_and_its_frames_go_without_numbers)
 {
-    static const uint8_t numbers[][3] = {{0, 0, 2}, {1, 0, 2}, {1, 2, 2}, {0, 1, 2}, {5, 5, 0xff /* -1 */}, {0xc0, 1, 2}};
+    static const uint8_t numbers[][3] = {{0, 0, 2},   {1, 0, 2}, {1, 2, 2}, {0, 1, 2}, {5, 5, 0xff /* -1 */},
+                                         {0xc0, 1, 2}};
 
     for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); i++) {
         datagram.size = 0;
@@ -231,8 +234,11 @@ END_TEST
 
 START_TEST(malformed_rest_without_an_envelope_is_one_piece)
 {
-    static const uint8_t bombs[][5] = {
-        {0xdd, 0xff, 0xff, 0xff, 0xff}, {0xdf, 0xff, 0xff, 0xff, 0xff}, {0xc6, 0xff, 0xff, 0xff, 0xff}, {0xc1, 0, 0, 0, 0}, {0xdb, 0, 0, 0, 9}};
+    static const uint8_t bombs[][5] = {{0xdd, 0xff, 0xff, 0xff, 0xff},
+                                       {0xdf, 0xff, 0xff, 0xff, 0xff},
+                                       {0xc6, 0xff, 0xff, 0xff, 0xff},
+                                       {0xc1, 0, 0, 0, 0},
+                                       {0xdb, 0, 0, 0, 9}};
 
     for (size_t i = 0; i < sizeof(bombs) / sizeof(*bombs); i++) {
         datagram.size = 0;

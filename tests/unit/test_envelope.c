@@ -13,7 +13,7 @@ static char reason[TOLL_REASON_MAX];
 
 static int decode(const void *bytes, size_t size)
 {
-    void *exact = malloc(size ? size : 1); /* of just that size, for the address sanitizer */
+    unsigned char *exact = calloc(1, size ? size : 1); /* of just that size, for the address sanitizer */
 
     memcpy(exact, bytes, size);
     int r = toll_envelope_decode(exact, size, &frame, reason);

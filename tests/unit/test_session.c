@@ -138,7 +138,8 @@ START_TEST(clamped_times_keep_what_the_sender_said)
 
     ck_assert_int_eq(session_apply(table, &frame, 500, 9999, 500), 0);
     ck_assert_int_eq(change(0, 1)->started_reported_us, 9999);
-    ck_assert_int_eq(session_apply(table, &frame, 400, TOLL_TIME_MISSING, 500), 0); /* an earlier one that was not clamped */
+    ck_assert_int_eq(session_apply(table, &frame, 400, TOLL_TIME_MISSING, 500),
+                     0); /* an earlier one that was not clamped */
     ck_assert_int_eq(change(0, 1)->started_us, 400);
     ck_assert_int_eq(change(0, 1)->started_reported_us, TOLL_TIME_MISSING);
     frame = frame_of(TOLL_FRAME_SESSION_END, 1, 0);
@@ -286,7 +287,7 @@ START_TEST(orphan_that_memory_does_not_know_is_not_whole)
     uint8_t id[16];
 
     id_of(id, 9);
-    ck_assert_int_eq(session_plan_orphan(table, id), 0);
+    ck_assert_int_eq(session_plan_orphan(table, id, 100), 0);
     ck_assert(change(0, 1)->orphan);
     ck_assert(session(9)->stored && !session(9)->whole);
     change(0, 1)->finalized = true;
@@ -294,7 +295,7 @@ START_TEST(orphan_that_memory_does_not_know_is_not_whole)
     ck_assert_uint_eq(session_count(table), 0);
     apply_llm(9, 5, 1, 1);
     session_settle(table, ALL);
-    ck_assert_int_eq(session_plan_orphan(table, id), 0); /* memory knows it, and knows better */
+    ck_assert_int_eq(session_plan_orphan(table, id, 100), 0); /* memory knows it, and knows better */
     size_t count;
     session_changes(table, &count);
     ck_assert_uint_eq(count, 0);

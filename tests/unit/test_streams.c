@@ -13,13 +13,13 @@
 
 enum { EPOCH = 77, UID = 1000 };
 
-static struct streams        *streams;
+static struct streams *streams;
 static struct streams_options options;
-static uint64_t               lsn; /* of the pretended journal's end */
+static uint64_t lsn; /* of the pretended journal's end */
 
 /* The worker's side of a page. */
 struct worker_page {
-    int            fd;
+    int fd;
     const uint8_t *map;
 };
 
@@ -32,7 +32,8 @@ static void remake(void)
 
 static void setup(void)
 {
-    options = (struct streams_options){.max = 100, .max_per_uid = 50, .pages_max = 20, .pages_max_per_uid = 10, .epoch = EPOCH};
+    options = (struct streams_options){
+        .max = 100, .max_per_uid = 50, .pages_max = 20, .pages_max_per_uid = 10, .epoch = EPOCH};
     lsn = 0;
     remake();
 }
@@ -119,9 +120,9 @@ static void attach(unsigned n, const struct worker_page *worker)
 }
 
 struct viewed {
-    uint8_t            id[16];
-    uint32_t           uid;
-    bool               found;
+    uint8_t id[16];
+    uint32_t uid;
+    bool found;
     struct stream_view view;
 };
 
@@ -449,7 +450,7 @@ START_TEST(stream_with_more_holes_than_allowed_is_refused)
     for (uint64_t i = 1; i < RANGESET_MAX; i++)
         ck_assert_int_eq(stream_note(stream, 1 + 2 * i, 2 + 2 * i), 0);
     ck_assert_int_eq(stream_note(stream, 5000, 5001), -E2BIG);
-    ck_assert_int_eq(stream_note(stream, 2, 3), 0); /* closes a hole: that helps */
+    ck_assert_int_eq(stream_note(stream, 1, 3), 0); /* closes a hole: that helps */
     ck_assert_int_eq(stream_note(stream, 5000, 5001), 0);
     ck_assert_int_eq(stream_note(stream, 6000, 6001), -E2BIG);
     ck_assert_uint_eq(view_of(UID, 1).view.holes, RANGESET_MAX - 1);

@@ -1,0 +1,130 @@
+"""What the daemon's memory does not depend on: the backlog. And what it depends on: live sessions, by less than 256 bytes each.
+
+    TOLL_BACKLOG_MIB=1024 make check T=memory    for the long version
+
+Under a sanitizer the figures are its own; then nothing is asserted of them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import uuid
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from harness import SLOWNESS, Cluster, Daemon, Sender, StreamSender, frames, migrate, rss_bytes, wait_until
+
+Factory = Callable[..., Daemon]
+MIB = 1 << 20
+LIMIT = 64 * MIB
+BACKLOG = int(os.environ.get("TOLL_BACKLOG_MIB") or 200 / SLOWNESS) * MIB
+SESSIONS = int(os.environ.get("TOLL_LIVE_SESSIONS") or 100_000 / SLOWNESS)
+BYTES_PER_SESSION = 256
+
+
+def reset_peak(pid: int) -> None:
+    """proc(5), clear_refs: 5 sets the peak to what is resident now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_bytes(pid: int) -> int:
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def mixed_datagrams(count: int) -> list[tuple[int, bytes]]:
+    """How many frames, and their bytes, near the largest datagram: small events, long transcripts, raw maps; sessions live and ended."""
+    chance = random.Random(1)
+    words = "".join(chance.choice("abcdefghij klmnop") for _ in range(20000))
+    made = []
+    for number in range(count):
+        each: list[frames.Frame] = []
+        size = 0
+        while size < 60000:
+            session = uuid.UUID(int=chance.getrandbits(128), version=4)
+            call = frames.call(session, turns=1, end=chance.random() < 0.8, user_id=f"u_{number}")
+            if number % 4:  # else as many frames as there is room for
+                at = chance.randrange(15000)
+                call.insert(2, frames.transcript(session, text=words[at:at + 4000]))
+                call.insert(2, frames.llm(session, raw={"words": words[at:at + 1000].split()}))
+            size += len(frames.pack(*call))
+            each += call
+        made.append((len(each), frames.pack(*each)))
+    return made
+
+
+@pytest.mark.limit(120 + BACKLOG // MIB)
+def test_backlog_does_not_cost_memory(own_cluster: Cluster, daemon_factory: Factory) -> None:
+    """The database is away while the journal fills; then everything is read back and stored."""
+    database = own_cluster.create_database()
+    migrate(database.dsn)
+    daemon = daemon_factory(database.dsn, config={"database.retry_max": "200ms"}).start()
+    datagrams = mixed_datagrams(40)
+    with Sender(daemon.socket) as sender:
+        sender.send_datagram(datagrams[0][1])
+    daemon.wait_stored(datagrams[0][0])
+    resting = rss_bytes(daemon.pid)
+    own_cluster.stop("immediate")
+
+    began = time.monotonic()
+    sent = size = 0
+    with Sender(daemon.socket) as sender:
+        while size < BACKLOG:
+            count, data = datagrams[sent % len(datagrams)]
+            sender.send_datagram(data)
+            sent += 1
+            size += len(data)
+    total = datagrams[0][0] + sum(datagrams[number % len(datagrams)][0] for number in range(sent))
+    status = wait_until(lambda: next((now for now in [daemon.status()] if now["frames_received"] == total), None), 60, "everything to be received")
+    assert status["backlog_bytes"] >= BACKLOG and status["frames_pending"] == total - datagrams[0][0]
+    filled = time.monotonic() - began
+    peak_filling = peak_bytes(daemon.pid)
+
+    reset_peak(daemon.pid)
+    began = time.monotonic()
+    own_cluster.start()
+    status = daemon.wait_stored(total, seconds=90 + BACKLOG / MIB)
+    drained = time.monotonic() - began
+    peak_draining = peak_bytes(daemon.pid)
+    print(f"backlog {status['journal_lsn'] / MIB:.0f} MiB, frames {total}, filled in {filled:.1f} s, drained in {drained:.1f} s"
+          f" ({total / drained:.0f} frames/s, {size / drained / MIB:.1f} MiB/s)")
+    print(f"resident: at rest {resting / MIB:.1f} MiB, peak while filling {peak_filling / MIB:.1f} MiB,"
+          f" while draining {peak_draining / MIB:.1f} MiB, limit {LIMIT // MIB} MiB")
+    assert status["frames_stored"] == total
+    rows = database.value("SELECT (SELECT count(*) FROM billing_events) + (SELECT count(*) FROM session_transcripts)")
+    assert rows == status["rows_events"] + status["rows_transcripts"]
+    if SLOWNESS == 1:
+        assert max(peak_filling, peak_draining) < LIMIT
+
+
+@pytest.mark.limit(240)
+def test_live_sessions_cost_little(daemon: Daemon) -> None:
+    """Measured between two numbers of live sessions, so that what batches of any content need at their largest is not counted."""
+    def start_sessions(sender: StreamSender, count: int) -> None:
+        for _ in range(0, count, 200):
+            each = []
+            for _ in range(200):
+                session = frames.new_session()
+                each += [frames.session_start(session, metadata={"user_id": "u_42", "region": "eu"}), frames.llm(session)]
+            sender.send(*each)
+        sender.wait_acked(seconds=60)
+        daemon.wait_stored(seconds=60)
+
+    empty = rss_bytes(daemon.pid)
+    warm_up = SESSIONS // 2
+    with StreamSender(daemon.socket) as sender:
+        start_sessions(sender, warm_up)
+        before, sessions_before = rss_bytes(daemon.pid), daemon.status()["sessions_live"]
+        start_sessions(sender, SESSIONS)
+        after, sessions_after = rss_bytes(daemon.pid), daemon.status()["sessions_live"]
+    live = sessions_after - sessions_before
+    each = (after - before) / live
+    print(f"live sessions {sessions_after}: {each:.0f} bytes each, measured over the last {live}; resident {empty / MIB:.1f} MiB without any,"
+          f" {before / MIB:.1f} MiB with {sessions_before}, {after / MIB:.1f} MiB with {sessions_after}")
+    assert live == SESSIONS
+    if SLOWNESS == 1:
+        assert each < BYTES_PER_SESSION
