@@ -1,7 +1,7 @@
 # toll: builds the daemon (tolld), its tool (tollctl), the simulator (tollsim) and the worker's library (libtoll).
 # `make` builds, `make test` and `make demo` also install the Debian packages they need.
 
-VERSION := 0.1.0
+VERSION := $(shell sed -n 's/^\#define TOLL_VERSION "\(.*\)"/\1/p' daemon/version.h)
 BUILD   ?= build
 PREFIX  ?= /usr/local
 DESTDIR ?=
@@ -15,7 +15,7 @@ ifdef CI
 WARNINGS += -Werror
 endif
 SANITIZE ?=
-CPPFLAGS += -D_GNU_SOURCE -I. -I$(BUILD)/generated -DTOLL_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+CPPFLAGS += -D_GNU_SOURCE -I. -I$(BUILD)/generated $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 CFLAGS   ?= -g $(O)
 ALL_CFLAGS = -std=gnu11 $(WARNINGS) -fno-omit-frame-pointer $(CFLAGS) $(SANITIZE)
 LDLIBS_DAEMON = $(shell pkg-config --libs $(PACKAGES)) -lpthread -lm
@@ -127,7 +127,7 @@ format:
 
 LINT_SRC = $(sort $(DAEMON_SRC) $(CLIENT_SRC) daemon/main.c daemon/tollctl.c client/tollsim.c $(UNIT_SRC) $(SUPPORT_C) $(FUZZ_SRC))
 compile_commands.json: Makefile $(LINT_SRC)
-	@sh tests/lint/compile_commands.sh '$(CC) $(subst ','\'',$(CPPFLAGS)) -std=gnu11 $(WARNINGS)' $(LINT_SRC) > $@
+	@sh tests/lint/compile_commands.sh '$(CC) $(CPPFLAGS) -std=gnu11 $(WARNINGS)' $(LINT_SRC) > $@
 
 # --- installation ----------------------------------------------------------------------------------------------
 install: all

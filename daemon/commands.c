@@ -4,6 +4,7 @@
 #include "daemon/clock.h"
 #include "daemon/control_value.h"
 #include "daemon/streams.h"
+#include "daemon/version.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -12,6 +12,7 @@
 #include "daemon/options.h"
 #include "daemon/sink_log.h"
 #include "daemon/sink_postgres.h"
+#include "daemon/version.h"
 #include "daemon/writer.h"
 
 #include <errno.h>

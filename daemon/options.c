@@ -2,6 +2,7 @@
 #include "daemon/options.h"
 
 #include "daemon/config.h"
+#include "daemon/version.h"
 
 #include <getopt.h>
 #include <stdio.h>

@@ -136,7 +136,7 @@ int pg_run(struct pg *pg, int64_t *ret_rows, const char *sql, int count, const c
     PGresult *result;
     int r = pg_query(pg, &result, sql, count, values);
 
-    if (r < 0)
+    if (r != 0)
         return r;
     if (ret_rows)
         *ret_rows = strtoll(PQcmdTuples(result), NULL, 10);

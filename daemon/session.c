@@ -1,6 +1,7 @@
 /* See session.h. */
 #include "daemon/session.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +33,7 @@ static void change_free(struct session_change *change)
 
 static void forget(struct session_table *table, struct session *session)
 {
+    assert(table->oldest && session->older);
     HASH_DEL(table->sessions, session);
     DL_DELETE2(table->oldest, session, older, newer);
     free(session);
@@ -319,7 +321,8 @@ void session_settle(struct session_table *table, size_t max)
         session->stored = true;
         if (change->existed)
             session->whole = false;
-        if (change->finalized || change->orphan) /* an orphan that is none is busy elsewhere: its next frame makes it known again */
+        if (change->finalized ||
+            change->orphan) /* an orphan that is none is busy elsewhere: its next frame makes it known again */
             forget(table, session);
         change_free(change);
     }

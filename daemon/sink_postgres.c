@@ -6,6 +6,7 @@
 #include "daemon/pg.h"
 #include "daemon/pg_rows.h"
 #include "daemon/pg_sessions.h"
+#include "daemon/version.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -286,7 +287,7 @@ static int user_triggers(struct sink_postgres *s, bool *ret)
             "SELECT relid FROM pg_partition_tree('public.billing_events') UNION ALL "
             "SELECT relid FROM pg_partition_tree('public.session_transcripts')))",
             0, NULL);
-    if (r < 0)
+    if (r != 0)
         return r;
     *ret = PQgetvalue(result, 0, 0)[0] == 't';
     PQclear(result);

@@ -3,6 +3,7 @@
 #include "daemon/config.h"
 #include "daemon/ctl.h"
 #include "daemon/ctl_format.h"
+#include "daemon/version.h"
 
 #include <errno.h>
 #include <getopt.h>

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 import uuid
 from pathlib import Path
@@ -36,25 +37,33 @@ def peak_bytes(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def mixed_datagrams(count: int) -> list[tuple[int, bytes]]:
-    """How many frames, and their bytes, near the largest datagram: small events, long transcripts, raw maps; sessions live and ended."""
-    chance = random.Random(1)
-    words = "".join(chance.choice("abcdefghij klmnop") for _ in range(20000))
-    made = []
-    for number in range(count):
+class Template:
+    """A datagram near the largest size, of whole calls; each copy has sessions of its own."""
+
+    def __init__(self, number: int, chance: random.Random) -> None:
+        words = "".join(chance.choice("abcdefghij klmnop") for _ in range(20000))
         each: list[frames.Frame] = []
+        sessions: list[bytes] = []
         size = 0
-        while size < 60000:
+        while size < 55000:
             session = uuid.UUID(int=chance.getrandbits(128), version=4)
-            call = frames.call(session, turns=1, end=chance.random() < 0.8, user_id=f"u_{number}")
+            call = frames.call(session, turns=2, end=chance.random() < 0.99, metadata={"user_id": f"u_{number}"})
             if number % 4:  # else as many frames as there is room for
                 at = chance.randrange(15000)
                 call.insert(2, frames.transcript(session, text=words[at:at + 4000]))
                 call.insert(2, frames.llm(session, raw={"words": words[at:at + 1000].split()}))
             size += len(frames.pack(*call))
             each += call
-        made.append((len(each), frames.pack(*each)))
-    return made
+            sessions.append(session.bytes)
+        self.frames = len(each)
+        self._data = bytearray(frames.pack(*each))
+        self._places = [match.start() for session in sessions for match in re.finditer(re.escape(session), self._data)]
+
+    def copy(self, serial: int) -> bytes:
+        mark = serial.to_bytes(4, "big")
+        for place in self._places:
+            self._data[place:place + 4] = mark
+        return bytes(self._data)
 
 
 @pytest.mark.limit(120 + BACKLOG // MIB)
@@ -63,10 +72,12 @@ def test_backlog_does_not_cost_memory(own_cluster: Cluster, daemon_factory: Fact
     database = own_cluster.create_database()
     migrate(database.dsn)
     daemon = daemon_factory(database.dsn, config={"database.retry_max": "200ms"}).start()
-    datagrams = mixed_datagrams(40)
+    chance = random.Random(1)
+    templates = [Template(number, chance) for number in range(20)]
     with Sender(daemon.socket) as sender:
-        sender.send_datagram(datagrams[0][1])
-    daemon.wait_stored(datagrams[0][0])
+        sender.send_datagram(templates[0].copy(0))
+    total = first = templates[0].frames
+    daemon.wait_stored(total)
     resting = rss_bytes(daemon.pid)
     own_cluster.stop("immediate")
 
@@ -74,13 +85,14 @@ def test_backlog_does_not_cost_memory(own_cluster: Cluster, daemon_factory: Fact
     sent = size = 0
     with Sender(daemon.socket) as sender:
         while size < BACKLOG:
-            count, data = datagrams[sent % len(datagrams)]
-            sender.send_datagram(data)
             sent += 1
+            template = templates[sent % len(templates)]
+            data = template.copy(sent)
+            sender.send_datagram(data)
             size += len(data)
-    total = datagrams[0][0] + sum(datagrams[number % len(datagrams)][0] for number in range(sent))
+            total += template.frames
     status = wait_until(lambda: next((now for now in [daemon.status()] if now["frames_received"] == total), None), 60, "everything to be received")
-    assert status["backlog_bytes"] >= BACKLOG and status["frames_pending"] == total - datagrams[0][0]
+    assert status["backlog_bytes"] >= BACKLOG and status["frames_pending"] == total - first
     filled = time.monotonic() - began
     peak_filling = peak_bytes(daemon.pid)
 
@@ -90,7 +102,7 @@ def test_backlog_does_not_cost_memory(own_cluster: Cluster, daemon_factory: Fact
     status = daemon.wait_stored(total, seconds=90 + BACKLOG / MIB)
     drained = time.monotonic() - began
     peak_draining = peak_bytes(daemon.pid)
-    print(f"backlog {status['journal_lsn'] / MIB:.0f} MiB, frames {total}, filled in {filled:.1f} s, drained in {drained:.1f} s"
+    print(f"backlog {status['journal_lsn'] / MIB:.0f} MiB, frames {total}, sessions {status['sessions_started']}, filled in {filled:.1f} s, drained in {drained:.1f} s"
           f" ({total / drained:.0f} frames/s, {size / drained / MIB:.1f} MiB/s)")
     print(f"resident: at rest {resting / MIB:.1f} MiB, peak while filling {peak_filling / MIB:.1f} MiB,"
           f" while draining {peak_draining / MIB:.1f} MiB, limit {LIMIT // MIB} MiB")

@@ -38,7 +38,7 @@ main: options config offline journal listener intake writer sink sink_log sink_p
 ctl: config control proto
 tollctl: config ctl
 '
-floor=' clock crc32c log metrics utf8 rangeset idhash '
+floor=' version clock crc32c log metrics utf8 rangeset idhash '
 
 # "file header" for every include of ours
 includes() {

@@ -185,9 +185,8 @@ START_TEST(numerics)
                 "02e1"
                 "03bb"
                 "064f");
-    copy_numeric(
-        &buf,
-        "1.7976931348623157e308"); /* 309 digits: 1 7976 9313 4862 3157 and 292 zeros, so 77 groups after the first: 1 7976 … */
+    copy_numeric(&buf, "1.7976931348623157e308"); /* 309 digits: 1 7976 9313 4862 3157 and 292 zeros, so 77
+                                                     groups after the first: 1 7976 … */
     check_bytes("00000012"
                 "0005"
                 "004d"

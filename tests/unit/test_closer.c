@@ -1,4 +1,5 @@
-/* Tests of daemon/closer: descriptors are closed, and one whose close() blocks keeps nobody waiting but the closer's own thread. */
+/* Tests of daemon/closer: descriptors are closed, and one whose close() blocks keeps nobody waiting but the
+ * closer's own thread. */
 #include "daemon/closer.h"
 
 #include "tests/unit/datagrams.h"

@@ -200,8 +200,10 @@ START_TEST(config_environment_wins_over_the_file)
            "on/and/on/and/on/and/on/and/on",
            1);
     ck_assert_int_eq(load(""), -EINVAL);
-    ck_assert_str_eq(error, "environment variable TOLL_SOCKET: \"/a/very/long/path/for/a/socket/that/goes/on/and/on/and/on/and/on/and/on/"
-                            "and/on/and/on/and/on/and/on/and/on/and/on/and/on\" is longer than 107 bytes");
+    ck_assert_str_eq(
+        error,
+        "environment variable TOLL_SOCKET: \"/a/very/long/path/for/a/socket/that/goes/on/and/on/and/on/and/on/and/on/"
+        "and/on/and/on/and/on/and/on/and/on/and/on/and/on\" is longer than 107 bytes");
 }
 END_TEST
 

@@ -1,5 +1,5 @@
-/* Tests of daemon/datagram: what a bad frame gets, with real bytes. What is counted here is what the receive loop counts and what the writer stores,
- * since both take datagrams apart with it. */
+/* Tests of daemon/datagram: what a bad frame gets, with real bytes. What is counted here is what the receive
+ * loop counts and what the writer stores, since both take datagrams apart with it. */
 #include "daemon/datagram.h"
 
 #include "tests/unit/datagrams.h"
@@ -334,7 +334,8 @@ START_TEST(datagram_of_one_byte_frames_is_bounded)
 }
 END_TEST
 
-/* Whatever the bytes: every byte belongs to the envelope or to one piece, and every number of the envelope is used once. */
+/* Whatever the bytes: every byte belongs to the envelope or to one piece, and every number of the envelope is
+ * used once. */
 START_TEST(random_bytes_are_covered_exactly)
 {
     unsigned seed = 20270115, changed = 0;

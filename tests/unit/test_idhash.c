@@ -1,4 +1,5 @@
-/* Tests of daemon/idhash: the same bytes hash alike, other bytes do not collide more than chance allows, and no process knows another's hashes. */
+/* Tests of daemon/idhash: the same bytes hash alike, other bytes do not collide more than chance allows, and
+ * no process knows another's hashes. */
 #include "daemon/idhash.h"
 
 #include "tests/unit/datagrams.h"
@@ -11,10 +12,9 @@
 
 START_TEST(equal_bytes_hash_alike_wherever_they_lie)
 {
-    char buffer[64] = {0};
+    const char buffer[64] = "0123456789abcdefghij";
     uint32_t hash;
 
-    memcpy(buffer, "0123456789abcdefghij", 20);
     hash = idhash(buffer, 20);
     for (size_t at = 1; at < 40; at++) {
         char moved[64] = {0};
@@ -47,7 +47,8 @@ static int compare(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
-/* Ids that count up in any of their bytes: the low bits, which pick uthash's bucket, are spread like the whole. */
+/* Ids that count up in any of their bytes: the low bits, which pick uthash's bucket, are spread like the
+ * whole. */
 START_TEST(similar_ids_are_spread)
 {
     enum { IDS = 20000, BUCKETS = 1024 };

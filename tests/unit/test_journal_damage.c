@@ -224,7 +224,7 @@ START_TEST(segment_file_that_vanished_is_a_hole_after_repair)
 
     /* The second segment's base is where the first one's records end. */
     for (unsigned n = 1; n < ALL && !path[0]; n++) {
-        snprintf(path, sizeof path, "journal/%08u-%016lx.seg", 2, (unsigned long)lsns[n]);
+        snprintf(path, sizeof path, "journal/%08u-%016lx.seg", 2U, (unsigned long)lsns[n]);
         base = lsns[n];
         if (!fakedisk_bytes(w.disk, path, NULL))
             path[0] = 0;

@@ -1,4 +1,5 @@
-/* Tests of daemon/listener: binding, credentials, descriptors, and datagrams longer than the buffer, over real sockets. */
+/* Tests of daemon/listener: binding, credentials, descriptors, and datagrams longer than the buffer, over
+ * real sockets. */
 #include "daemon/listener.h"
 
 #include "tests/unit/datagrams.h"

@@ -82,7 +82,8 @@ END_TEST
 
 START_TEST(bad_text_is_refused)
 {
-    static const char *bad[] = {"", "{", "[1,2)", "{[1,2)", "{[1,2]}", "{[a,2)}", "{[1,99999999999999999999)}", "{[1,2)}x"};
+    static const char *bad[] = {"",        "{", "[1,2)", "{[1,2)", "{[1,2]}", "{[a,2)}", "{[1,99999999999999999999)}",
+                                "{[1,2)}x"};
     struct rangeset other;
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)

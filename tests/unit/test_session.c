@@ -1,4 +1,5 @@
-/* Tests of daemon/session: what frames do to sessions, as far as memory decides it. The rules that need the stored row are the sink's. */
+/* Tests of daemon/session: what frames do to sessions, as far as memory decides it. The rules that need the
+ * stored row are the sink's. */
 #include "daemon/session.h"
 
 #include "tests/unit/datagrams.h"

@@ -1,4 +1,5 @@
-/* Tests of daemon/sink_log: every line is JSON with the frame's fields, and no line comes twice while the process lives. */
+/* Tests of daemon/sink_log: every line is JSON with the frame's fields, and no line comes twice while the
+ * process lives. */
 #include "daemon/sink_log.h"
 
 #include "tests/unit/datagrams.h"

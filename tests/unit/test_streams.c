@@ -217,6 +217,22 @@ START_TEST(stream_first_seen_in_its_middle_is_acknowledged_from_its_base)
 }
 END_TEST
 
+/* What was promised before the base rose is less than the base tells. */
+START_TEST(promise_kept_late_takes_no_acknowledgement_back)
+{
+    struct worker_page page = page_new();
+
+    uint64_t promised = journal_datagram(1, 1, 3);
+    journal_datagram(6, 8, 9);
+    attach(1, &page);
+    ck_assert_uint_eq(page_acked(&page), 5);
+    streams_publish(streams, promised);
+    ck_assert_uint_eq(acked(), 5);
+    ck_assert_uint_eq(page_acked(&page), 5);
+    page_free(&page);
+}
+END_TEST
+
 START_TEST(base_that_goes_back_takes_no_acknowledgement_back)
 {
     struct worker_page page = page_new();
@@ -234,7 +250,8 @@ START_TEST(base_that_goes_back_takes_no_acknowledgement_back)
 }
 END_TEST
 
-/* Against a model that remembers every datagram: acks never exceed what is journaled below the safe LSN, never go down, and reach all in the end. */
+/* Against a model that remembers every datagram: acks never exceed what is journaled below the safe LSN,
+ * never go down, and reach all in the end. */
 START_TEST(acknowledgements_keep_to_the_model)
 {
     enum { NUMBERS = 300, STEPS = 4000 };
@@ -496,6 +513,7 @@ int main(void)
     tcase_add_test(tests, number_above_a_hole_waits_for_it);
     tcase_add_test(tests, base_closes_holes_below_it);
     tcase_add_test(tests, stream_first_seen_in_its_middle_is_acknowledged_from_its_base);
+    tcase_add_test(tests, promise_kept_late_takes_no_acknowledgement_back);
     tcase_add_test(tests, base_that_goes_back_takes_no_acknowledgement_back);
     tcase_add_test(tests, acknowledgements_keep_to_the_model);
     tcase_add_test(tests, page_shows_everything_when_attached);

@@ -1,0 +1,716 @@
+"""What a bad frame gets, with real bytes against the real daemon: it is quarantined, and nothing and nobody else suffers.
+
+One daemon on one database takes everything in this file, so each test also shows that what came before it did no harm; the last
+one asks for the sum of it all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import struct
+import uuid
+from collections import Counter
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any, Iterator
+
+import msgpack
+import pytest
+
+import oracle
+from harness import ROOT, Cluster, Daemon, Database, Sender, StreamSender, frames, migrate, rss_bytes, wait_until
+
+DATAGRAM_MAX = 65536
+COUNT_MAX = 2**31 - 1
+DURATION_MAX_MS = 2251799813685.247
+GROWTH_MAX = 48 << 20  # bytes that the daemon's resident memory may grow by, all tests of this file together
+MANY_YEARS = "36500d"  # a tolerance, so that the vectors' times are stored as they are
+
+Row = tuple[Any, ...]
+
+
+class Bed:
+    """The daemon, its database, and what was sent to it so far."""
+
+    def __init__(self, database: Database) -> None:
+        self.db = database
+        self.connection = database.connect()
+        self.daemon = Daemon(database.dsn, config={"batch.age": "5ms", "sessions.past_tolerance": MANY_YEARS,
+                                                   "sessions.idle_timeout": "1d"}).start()
+        self.settle()
+        with Sender(self.daemon.socket) as sender:  # warm, so that growth is not start-up
+            sender.send(*frames.call(frames.new_session()))
+        self.expect(stored=17)
+        self.rss = rss_bytes(self.daemon.pid)
+
+    def query(self, sql: str, *args: Any) -> list[Row]:
+        """Database.query() on one connection: this file asks some thousand times."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, args or None)
+            return cursor.fetchall()
+
+    def value(self, sql: str, *args: Any) -> Any:
+        return self.query(sql, *args)[0][0]
+
+    def expect(self, stored: int = 0, quarantined: int = 0, duplicate: int = 0) -> None:
+        """So many frames more than before were received, and that is what became of them."""
+        before, wanted = self.counts, {"stored": stored, "quarantined": quarantined, "duplicate": duplicate, "pending": 0}
+        self.settle()
+        assert {name: self.counts[name] - before[name] for name in self.counts} == {"received": sum(wanted.values()), **wanted}
+
+    def settle(self) -> None:
+        """Waits until all that was sent is committed, and counts."""
+        self.daemon.ctl("flush", "--timeout", "30", seconds=60)
+        now = self.daemon.status()
+        self.counts = {name: now[f"frames_{name}"] for name in ("received", "stored", "quarantined", "duplicate", "pending")}
+
+    def last_quarantined(self) -> int:
+        return self.value("SELECT coalesce(max(id), 0) FROM toll.quarantine")
+
+    def quarantine(self, after: int) -> list[dict[str, Any]]:
+        """What went there since, in the order it was sent in. Each row names its sender and when it came."""
+        columns = ("reason", "bytes", "stream_id", "seq", "uid", "pid", "received_at")
+        rows = [dict(zip(columns, row)) for row in self.query(
+            "SELECT reason, bytes, stream_id::text, seq, uid, pid, received_at FROM toll.quarantine WHERE id > %s"
+            " ORDER BY lsn, frame_index", after)]
+        for row in rows:
+            row["bytes"] = bytes(row["bytes"])
+            assert (row["uid"], row["pid"]) == (os.getuid(), os.getpid())
+            assert abs(datetime.now(timezone.utc) - row["received_at"]) < timedelta(minutes=5)
+            assert row["reason"] and "\n" not in row["reason"]
+        return rows
+
+    def requests(self, session: uuid.UUID) -> list[str]:
+        """The request_ids of a session's rows, in the order they were stored in."""
+        return [row[0] for row in self.query("SELECT request_id FROM billing_events WHERE session_id = %s ORDER BY id", str(session))]
+
+
+@pytest.fixture(scope="module")
+def bed(cluster: Cluster) -> Iterator[Bed]:
+    database = cluster.create_database()
+    migrate(database.dsn)
+    made = Bed(database)
+    yield made
+    made.connection.close()
+    made.daemon.close()
+    database.drop()
+
+
+def good(session: uuid.UUID, name: str) -> bytes:
+    return frames.pack(frames.tts(session, 42, request_id=name))
+
+
+def tts_with(**fields: Any) -> bytes:
+    return frames.pack(frames.tts(frames.new_session(), 42) | fields)
+
+
+def llm_with(**fields: Any) -> bytes:
+    return frames.pack(frames.llm(frames.new_session(), 100, 50) | fields)
+
+
+def map_of(*pairs: tuple[Any, Any]) -> bytes:
+    """A map that may have a key twice, or one that is no string."""
+    return bytes([0x80 | len(pairs)]) + b"".join(msgpack.packb(each, use_bin_type=True) for pair in pairs for each in pair)
+
+
+def tts_pairs(*more: tuple[Any, Any]) -> bytes:
+    return map_of(("type", "tts"), ("session_id", uuid.uuid4().bytes), ("provider", "cartesia"), ("char_count", 42), *more)
+
+
+def start_with(metadata: bytes) -> bytes:
+    """A session_start whose metadata are these bytes."""
+    return b"\x83" + frames.pack("type", "session_start", "session_id", msgpack.packb(uuid.uuid4().bytes), "metadata", metadata)
+
+
+# --- one bad thing between good neighbours ---
+
+# Nobody can say where the next frame begins: the rest of the datagram goes as one piece.
+MALFORMED = {
+    "array32_bomb": b"\xdd\xff\xff\xff\xff",
+    "map32_bomb": b"\xdf\xff\xff\xff\xff",
+    "str32_bomb": b"\xdb\xff\xff\xff\xff",
+    "bin32_bomb": b"\xc6\xff\xff\xff\xff",
+    "ext32_bomb": b"\xc9\xff\xff\xff\xff\x05",
+    "array16_bomb": b"\xdc\xff\xff",
+    "map16_bomb": b"\xde\xff\xff",
+    "str16_bomb": b"\xda\xff\xff",
+    "bomb_in_a_frame": tts_with()[:-1] + b"\xdd\xff\xff\xff\xff",
+    "bomb_in_metadata": start_with(b"\x81\xa1a\xdf\xff\xff\xff\xff"),
+    "reserved_byte": b"\xc1",
+    "reserved_byte_in_a_frame": tts_with()[:-1] + b"\xc1",
+    "nested_arrays_4000_bomb": b"\x91" * 4000 + b"\xdd\xff\xff\xff\xff",
+}
+
+# Well-formed, but wrong: goes alone. The reason must begin like this.
+INVALID = {
+    "nested_arrays_4000": (b"\x91" * 3999 + b"\x90", "nested deeper than 8"),
+    "nested_maps_9": (start_with(b"\x81\xa1a" * 7 + b"\x80"), "nested deeper than 8"),
+    "number": (b"\x07", "expected a map, got an integer"),
+    "nil": (b"\xc0", "expected a map, got nil"),
+    "string": (b"\xa3abc", "expected a map, got a string"),
+    "array": (b"\x93\x01\x02\x03", "expected a map, got an array"),
+    "extension": (b"\xd4\x05\x00", "expected a map, got an extension"),
+    "empty_map": (b"\x80", "type is missing"),
+    "type_unknown": (frames.pack({"type": "fax", "pages": 3}), 'unknown type "fax"'),
+    "type_with_a_control_character": (frames.pack({"type": "a\nb"}), 'unknown type "a\\x0ab"'),
+    "type_invalid_utf8": (b"\x81\xa4type\xa2\xff\xfe", 'unknown type "\\xff\\xfe"'),
+    "type_number": (frames.pack({"type": 7}), "type: expected a string, got an integer"),
+    "repeated_key": (tts_pairs(("char_count", 43)), 'tts: repeated key "char_count"'),
+    "repeated_type": (tts_pairs(("type", "llm")), 'tts: repeated key "type"'),
+    "repeated_unknown_key": (tts_pairs(("mood", 1), ("mood", 2)), 'tts: repeated key "mood"'),
+    "repeated_metadata_key": (start_with(map_of(("a", 1), ("a", 2))), 'session_start: metadata: repeated key "a"'),
+    "repeated_key_deep_in_metadata": (start_with(b"\x81\xa1m" + map_of(("a", 1), ("a", 1))), 'session_start: metadata: repeated key "a"'),
+    "key_number": (tts_pairs((1, 2)), "tts: a key is an integer, not a string"),
+    "key_array": (start_with(b"\x81\x90\x01"), "session_start: metadata: a key is a map or an array"),
+    "session_missing": (frames.pack({"type": "tts", "provider": "p", "char_count": 1}), "tts: session_id is missing"),
+    "session_number": (tts_with(session_id=5), "tts: session_id: expected a UUID"),
+    "session_short": (tts_with(session_id=b"123456789012345"), "tts: session_id: expected 16 bytes, got 15"),
+    "provider_missing": (frames.pack(frames.tts(uuid.uuid4(), 1, provider=None)), "tts: provider is missing"),
+    "usage_of_nobody": (frames.pack(frames.usage("sms", 1)), "usage: session_id or account is missing"),
+    "duration_nan": (frames.pack(frames.stt(uuid.uuid4(), float("nan"))), "stt: audio_duration_ms: "),
+    "duration_infinite": (frames.pack(frames.stt(uuid.uuid4(), float("inf"))), "stt: audio_duration_ms: "),
+    "duration_minus_infinite": (frames.pack(frames.stt(uuid.uuid4(), float("-inf"))), "stt: audio_duration_ms: "),
+    "duration_negative": (frames.pack(frames.stt(uuid.uuid4(), -0.001)), "stt: audio_duration_ms: "),
+    "duration_above": (frames.pack(frames.stt(uuid.uuid4(), 2251799813685.248)), "stt: audio_duration_ms: "),
+    "duration_string": (frames.pack(frames.stt(uuid.uuid4(), "1500")), "stt: audio_duration_ms: expected a number, got a string"),
+    "ttfb_nan": (llm_with(ttfb_ms=float("nan")), "llm: ttfb_ms: "),
+    "quantity_nan": (frames.pack(frames.usage("sms", float("nan"), uuid.uuid4())), "usage: quantity: "),
+    "quantity_infinite": (frames.pack(frames.usage("sms", float("inf"), uuid.uuid4())), "usage: quantity: "),
+    "quantity_negative": (frames.pack(frames.usage("sms", -1, uuid.uuid4())), "usage: quantity: "),
+    "time_nan": (tts_with(occurred_at=float("nan")), "tts: occurred_at: "),
+    "time_infinite": (tts_with(occurred_at=float("inf")), "tts: occurred_at: "),
+    "time_string": (tts_with(occurred_at="now"), "tts: occurred_at: "),
+    "count_negative": (llm_with(input_tokens=-1), "llm: input_tokens: -1 is below 0"),
+    "count_above": (llm_with(input_tokens=COUNT_MAX + 1), "llm: input_tokens: 2147483648 is above 2147483647"),
+    "count_int64_min": (llm_with(output_tokens=-2**63), "llm: output_tokens: -9223372036854775808 is below 0"),
+    "count_uint64_max": (llm_with(output_tokens=2**64 - 1), "llm: output_tokens: 18446744073709551615 is above 2147483647"),
+    "count_float": (tts_with(char_count=5.0), "tts: char_count: expected an integer, got a float"),
+    "count_bool": (tts_with(char_count=True), "tts: char_count: expected an integer, got a boolean"),
+    "count_string": (tts_with(char_count="5"), "tts: char_count: expected an integer, got a string"),
+    "cached_above_input": (llm_with(cached_input_tokens=101), "llm: cached + cache_write + audio_input - cached_audio tokens: 101 is above"),
+    "parts_above_input": (llm_with(cached_input_tokens=50, cache_write_tokens=30, audio_input_tokens=21),
+                          "llm: cached + cache_write + audio_input - cached_audio tokens: 101 is above"),
+    "cached_audio_above_cached": (llm_with(audio_input_tokens=9, cached_input_tokens=1, cached_audio_tokens=2), "llm: cached_audio_tokens: 2 is above"),
+    "cached_audio_above_audio": (llm_with(audio_input_tokens=1, cached_input_tokens=9, cached_audio_tokens=2), "llm: cached_audio_tokens: 2 is above"),
+    "audio_above_output": (llm_with(audio_output_tokens=51), "llm: audio_output_tokens: 51 is above output_tokens, which is 50"),
+    "reasoning_above_output": (llm_with(reasoning_tokens=51), "llm: reasoning_tokens: 51 is above output_tokens, which is 50"),
+    "name_257": (tts_with(voice="v" * 257), "tts: voice: 257 bytes are more than 256"),
+    "name_258_in_129_characters": (tts_with(voice="é" * 129), "tts: voice: 258 bytes are more than 256"),
+    "finish_reason_257": (frames.pack(frames.session_end(uuid.uuid4(), finish_reason="r" * 257)), "session_end: finish_reason: 257 bytes"),
+    "role_system": (frames.pack(frames.transcript(uuid.uuid4(), "system")), 'transcript: role: must be "user" or "assistant"'),
+    "flag_number": (llm_with(estimated=1), "llm: estimated: expected a boolean, got an integer"),
+    "metadata_array": (start_with(b"\x90"), "session_start: metadata: expected a map, got an array"),
+    "gap_negative": (frames.pack(frames.gap(-1)), "gap: count: -1 is below 0"),
+    "envelope_not_first": (frames.pack(frames.envelope(b"s" * 16, 1, 1, 1)), "stream: an envelope must be the first frame of its datagram"),
+}
+
+# Names for parametrize, which shall not print 4,000 brackets.
+CASES = ([pytest.param(bad, None, id=name) for name, bad in MALFORMED.items()]
+         + [pytest.param(bad, reason, id=name) for name, (bad, reason) in INVALID.items()])
+
+
+@pytest.mark.parametrize(("bad", "reason"), CASES)
+def test_bad_between_good(bed: Bed, bad: bytes, reason: str | None) -> None:
+    """Datagrams: a good one; good, bad, good; a good one. Without numbers, with them, and then sent again."""
+    rest_is_lost = reason is None
+    plain, numbered, before = frames.new_session(), frames.new_session(), bed.last_quarantined()
+
+    def between(session: uuid.UUID) -> tuple[bytes, bytes, bytes]:
+        return good(session, "before"), bad, good(session, "after")
+
+    with Sender(bed.daemon.socket) as sender, StreamSender(bed.daemon.socket) as stream:
+        for each, session in ((sender, plain), (stream, numbered)):
+            each.send(good(session, "first"))
+            each.send(*between(session))
+            each.send(good(session, "last"))
+        assert stream.wait_acked() == 5, "a bad frame uses up its number, a malformed rest all that were left"
+        bed.expect(stored=6 if rest_is_lost else 8, quarantined=2)
+        sender.send(frames.envelope(stream.stream, 2, 2, 3), *between(numbered))
+        bed.expect(duplicate=2 if rest_is_lost else 3)
+    rows = bed.quarantine(before)
+    assert [(row["stream_id"], row["seq"]) for row in rows] == [(None, None), (str(uuid.UUID(bytes=stream.stream)), 3)]
+    for session, row in zip((plain, numbered), rows):
+        assert bed.requests(session) == (["first", "before", "last"] if rest_is_lost else ["first", "before", "after", "last"])
+        assert row["bytes"] == (bad + good(session, "after") if rest_is_lost else bad)
+        assert row["reason"].startswith(reason or "datagram: malformed msgpack"), row["reason"]
+    assert not bed.query("SELECT 1 FROM toll.stream_holes")
+
+
+def test_open_nesting_swallows_what_follows(bed: Bed) -> None:
+    """4,000 arrays of one element, the last of them open: the good frame after it is that element, and goes with it. Its neighbours stay."""
+    session, before = frames.new_session(), bed.last_quarantined()
+    after = good(session, "after")
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(good(session, "before"), b"\x91" * 4000, after, good(session, "last"))
+    bed.expect(stored=2, quarantined=1)
+    assert bed.requests(session) == ["before", "last"]
+    (row,) = bed.quarantine(before)
+    assert row["bytes"] == b"\x91" * 4000 + after and row["reason"] == "nested deeper than 8"
+
+
+# --- truncation ---
+
+@pytest.mark.parametrize("numbered", [False, True], ids=["plain", "numbered"])
+def test_frame_cut_at_every_byte(bed: Bed, numbered: bool) -> None:
+    """Each cut in a datagram of its own, after a good frame of a session of its own; all in one stream."""
+    whole = frames.pack(frames.llm(frames.new_session(), 100, 20, occurred_at=frames.now_us(), turn_id=uuid.uuid4(), ttfb_ms=12.5,
+                                   agent="triage", raw={"id": "x", "n": [1, 2]}))
+    before, sessions = bed.last_quarantined(), [frames.new_session() for _ in whole]
+    with (StreamSender if numbered else Sender)(bed.daemon.socket) as sender:
+        for size, session in enumerate(sessions):
+            sender.send(good(session, "before"), whole[:size])
+        sender.send(good(sessions[0], "last"))
+        if numbered:
+            assert sender.wait_acked() == 2 * len(whole) + 1
+    missing = 1 if numbered else 0  # a cut to nothing: only an envelope tells that something is missing
+    bed.expect(stored=len(whole) + 1, quarantined=len(whole) - 1 + missing)
+    rows = bed.quarantine(before)
+    if numbered:
+        assert "counts 2 frames, the last 1 are not there" in rows[0]["reason"]
+        assert [row["seq"] for row in rows] == list(range(2, 2 * len(whole) + 1, 2))
+    assert [row["bytes"] for row in rows[missing:]] == [whole[:size] for size in range(1, len(whole))]
+    assert {row["reason"] for row in rows[missing:]} == {"datagram: malformed msgpack"}
+    stored = bed.query("SELECT session_id::text, count(*) FROM billing_events WHERE session_id = ANY (%s::uuid[]) GROUP BY 1",
+                          [str(each) for each in sessions])
+    assert dict(stored) == {str(each): 1 for each in sessions[1:]} | {str(sessions[0]): 2}
+    assert not bed.query("SELECT 1 FROM toll.stream_holes")
+    print(f"{len(whole)} cuts, every neighbour stored, {len(rows)} pieces in quarantine")
+
+
+def test_datagram_cut_at_every_byte(bed: Bed) -> None:
+    """The envelope too: a stream each. Numbers that the cut consumed stay consumed when the whole datagram comes; the others are stored."""
+    quarantined = stored = duplicate = 0
+    sessions, wholes = [], []
+    with Sender(bed.daemon.socket) as sender:
+        size = len(frames.pack(frames.envelope(b"s" * 16, 1, 1, 2), good(frames.new_session(), "a"), good(frames.new_session(), "b")))
+        head, tail = len(frames.pack(frames.envelope(b"s" * 16, 1, 1, 2))), len(good(frames.new_session(), "b"))
+        for cut in range(size):
+            session = frames.new_session()
+            whole = frames.pack(frames.envelope(os.urandom(16), 1, 1, 2), good(session, "a"), good(session, "b"))
+            sender.send(whole[:cut])
+            sessions.append(session)
+            wholes.append(whole)
+            if 0 < cut < head:
+                quarantined += 1
+            elif cut >= head:
+                quarantined += 1
+                stored += cut >= size - tail
+        for cut, whole in enumerate(wholes):
+            sender.send(whole)
+            stored += 2 if cut < head else 0
+            duplicate += 0 if cut < head else 2
+    bed.expect(stored=stored, quarantined=quarantined, duplicate=duplicate)
+    for cut, session in enumerate(sessions):
+        assert bed.requests(session) == (["a", "b"] if cut < head else ["a"] if cut >= size - tail else []), cut
+    assert not bed.query("SELECT 1 FROM toll.stream_holes")
+
+
+def padded(size: int, session: uuid.UUID, name: str) -> bytes:
+    """A good frame of exactly so many bytes."""
+    empty = frames.pack(frames.tts(session, 1, request_id=name, raw={"x": "y" * 60000}))
+    made = frames.pack(frames.tts(session, 1, request_id=name, raw={"x": "y" * (60000 + size - len(empty))}))
+    assert len(made) == size
+    return made
+
+
+def test_largest_datagram(bed: Bed) -> None:
+    """65,536 bytes are taken whole."""
+    session = frames.new_session()
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(padded(DATAGRAM_MAX, session, "full"))
+    bed.expect(stored=1)
+    assert bed.requests(session) == ["full"]
+
+
+@pytest.mark.parametrize("numbered", [False, True], ids=["plain", "numbered"])
+def test_oversized_datagram_loses_only_its_end(bed: Bed, numbered: bool) -> None:
+    """The kernel cuts it (MSG_TRUNC): frames before the cut are stored, the cut one is kept as far as it goes, numbers are used up."""
+    session, before = frames.new_session(), bed.last_quarantined()
+    many = [good(session, f"{number:04}") for number in range(900)]
+    with (StreamSender if numbered else Sender)(bed.daemon.socket) as sender:
+        sender.send(good(session, "first"))
+        sender.send(*many)
+        sender.send(good(session, "last"))
+        if numbered:
+            assert sender.wait_acked() == 902
+    head = len(frames.pack(frames.envelope(sender.stream, 2, 1, 900, client="python-test"))) if numbered else 0
+    assert head + sum(map(len, many)) > DATAGRAM_MAX
+    whole = (DATAGRAM_MAX - head) // len(many[0])
+    bed.expect(stored=whole + 2, quarantined=1)
+    assert bed.requests(session) == ["first", *(f"{number:04}" for number in range(whole)), "last"]
+    (row,) = bed.quarantine(before)
+    assert row["bytes"] == b"".join(many)[:DATAGRAM_MAX - head][whole * len(many[0]):]
+    assert "65536 bytes" in row["reason"]
+    assert row["seq"] == (2 + whole if numbered else None)
+    assert bed.daemon.status()["datagrams_truncated"] >= 1
+    assert not bed.query("SELECT 1 FROM toll.stream_holes")
+
+
+@pytest.mark.parametrize("more", [1, 100], ids=["one_byte", "a_frame"])
+def test_oversized_by_a_little(bed: Bed, more: int) -> None:
+    """A good frame fills the 65,536 bytes exactly, and the cut falls between it and the next: the loss is still told."""
+    session, before = frames.new_session(), bed.last_quarantined()
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(padded(DATAGRAM_MAX, session, "full"), b"\xc1" if more == 1 else good(session, "lost"))
+    bed.expect(stored=1, quarantined=1)
+    assert bed.requests(session) == ["full"]
+    (row,) = bed.quarantine(before)
+    assert row["bytes"] == b"" and "lost its end" in row["reason"]
+
+
+def test_empty_datagram(bed: Bed) -> None:
+    """Nothing in it, so nothing happens."""
+    session = frames.new_session()
+    with Sender(bed.daemon.socket) as sender:
+        for _ in range(10):
+            sender.send_datagram(b"")
+        sender.send(good(session, "after"))
+    bed.expect(stored=1)
+    assert bed.requests(session) == ["after"]
+
+
+@pytest.mark.parametrize("numbered", [False, True], ids=["plain", "numbered"])
+def test_thousands_of_tiny_invalid_frames(bed: Bed, numbered: bool) -> None:
+    """One byte each, as many as a datagram holds."""
+    session, before = frames.new_session(), bed.last_quarantined()
+    head = len(frames.pack(frames.envelope(b"s" * 16, 1, 1, 60000, client="python-test"))) if numbered else 0
+    tiny = [b"\xc0"] * (DATAGRAM_MAX - head - 2 * len(good(session, "first")))
+    with (StreamSender if numbered else Sender)(bed.daemon.socket) as sender:
+        sender.send(good(session, "first"), *tiny, good(session, "later"))
+        if numbered:
+            sender.wait_acked(len(tiny) + 2)
+    bed.expect(stored=2, quarantined=len(tiny))
+    assert bed.requests(session) == ["first", "later"]
+    assert bed.query("SELECT count(*), min(reason), max(reason), count(DISTINCT seq) FROM toll.quarantine WHERE id > %s", before) == [
+        (len(tiny), "expected a map, got nil", "expected a map, got nil", len(tiny) if numbered else 0)]
+    grown = rss_bytes(bed.daemon.pid) - bed.rss
+    print(f"{len(tiny)} frames in one datagram; resident memory has grown by {grown >> 10} KiB since the start")
+    assert grown < GROWTH_MAX
+
+
+def test_random_bytes(bed: Bed) -> None:
+    """Noise, and good frames with a byte changed. Good datagrams between them arrive."""
+    seed = int(os.environ.get("TOLL_SEED", "0")) or random.randrange(1 << 32)
+    print(f"TOLL_SEED={seed}")
+    chance = random.Random(seed)
+    session, before = frames.new_session(), bed.counts["received"]
+    template = frames.pack(*frames.call(frames.new_session(), turns=1))
+    with Sender(bed.daemon.socket) as sender:
+        for number in range(400):
+            if number % 2:
+                sender.send_datagram(chance.randbytes(chance.randrange(1, 300)))
+            else:
+                bent = bytearray(template)
+                bent[chance.randrange(len(bent))] = chance.randrange(256)
+                sender.send_datagram(bytes(bent))
+            if number % 40 == 0:
+                sender.send(good(session, f"{number:03}"))
+    wait_until(lambda: len(bed.requests(session)) == 10, 20, "the good frames")
+    bed.settle()
+    assert bed.counts["pending"] == 0
+    print(f"{bed.counts['received'] - before} frames counted in 410 datagrams")
+
+
+# --- the envelope ---
+
+WRONG_ENVELOPES = {
+    "seq_0": (dict(seq=0, base=0, count=2), "stream: base: 0 is below 1"),
+    "base_0": (dict(seq=1, base=0, count=2), "stream: base: 0 is below 1"),
+    "base_above_seq": (dict(seq=6, base=7, count=2), "stream: base: 7 is above seq, which is 6"),
+    "seq_above": (dict(seq=2**62, base=1, count=2), "stream: seq: 4611686018427387904 is above"),
+    "seq_negative": (dict(seq=-1, base=1, count=2), "stream: seq: -1 is below"),
+    "count_above": (dict(seq=1, base=1, count=65537), "stream: count: 65537 is above 65536"),
+    "end_above": (dict(seq=2**62 - 1, base=1, count=2), "stream: seq + count: 4611686018427387905 is above"),
+    "id_short": (dict(id=b"s" * 15, seq=1, base=1, count=2), "stream: id: expected 16 bytes, got 15"),
+    "id_string": (dict(id="s" * 16, seq=1, base=1, count=2), "stream: id: expected 16 bytes of binary data, got a string"),
+    "client_257": (dict(seq=1, base=1, count=2, client="c" * 257), "stream: client: 257 bytes are more than 256"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "reason"), WRONG_ENVELOPES.values(), ids=WRONG_ENVELOPES)
+def test_wrong_envelope(bed: Bed, wrong: dict[str, Any], reason: str) -> None:
+    """It is quarantined; the frames after it are kept, like those of a datagram without an envelope."""
+    session, before = frames.new_session(), bed.last_quarantined()
+    envelope = frames.pack({"type": "stream", "id": os.urandom(16), **wrong})
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(envelope, good(session, "a"), good(session, "b"))
+        sender.send(good(session, "c"))
+    bed.expect(stored=3, quarantined=1)
+    assert bed.requests(session) == ["a", "b", "c"]
+    (row,) = bed.quarantine(before)
+    assert row["bytes"] == envelope and row["reason"].startswith(reason), row["reason"]
+    assert (row["stream_id"], row["seq"]) == (None, None)
+
+
+def test_more_frames_than_the_envelope_counts(bed: Bed) -> None:
+    """Frames beyond `count` have no number and go to quarantine as one piece, once, however often the datagram comes."""
+    session, stream, before = frames.new_session(), os.urandom(16), bed.last_quarantined()
+    surplus = good(session, "b") + good(session, "c")
+    for attempt in range(3):
+        with Sender(bed.daemon.socket) as sender:
+            sender.send(frames.envelope(stream, 1, 1, 1), good(session, "a"), surplus)
+        bed.expect(**({"duplicate": 2} if attempt else {"stored": 1, "quarantined": 1}))
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(frames.envelope(stream, 2, 1, 1), good(session, "next"))
+    bed.expect(stored=1)
+    assert bed.requests(session) == ["a", "next"]
+    (row,) = bed.quarantine(before)
+    assert row["bytes"] == surplus and row["seq"] is None
+    assert row["reason"] == f"datagram: {len(surplus)} bytes after the 1 frames that its envelope counts"
+
+
+def test_fewer_frames_than_the_envelope_counts(bed: Bed) -> None:
+    """Those that are missing have used up their numbers, so later ones are acknowledged; the quarantine tells of it once."""
+    session, before = frames.new_session(), bed.last_quarantined()
+    with StreamSender(bed.daemon.socket) as sender:
+        for attempt in range(2):
+            sender.send_datagram(frames.pack(frames.envelope(sender.stream, 1, 1, 3), good(session, "a")), [sender.page.fd])
+            bed.expect(**({"duplicate": 2} if attempt else {"stored": 1, "quarantined": 1}))
+        sender.next = 4
+        sender.send(good(session, "next"))
+        assert sender.wait_acked() == 4
+    bed.expect(stored=1)
+    assert bed.requests(session) == ["a", "next"]
+    (row,) = bed.quarantine(before)
+    assert row["seq"] == 2 and row["reason"] == "datagram: its envelope counts 3 frames, the last 2 are not there"
+    assert not bed.query("SELECT 1 FROM toll.stream_holes")
+
+
+# --- kept although they are odd ---
+
+def stored_event(bed: Bed, session: uuid.UUID, *columns: str) -> Row:
+    return bed.query(f"SELECT {', '.join(columns)} FROM billing_events WHERE session_id = %s", str(session))[0]
+
+
+def test_counts_at_their_limits(bed: Bed) -> None:
+    session = frames.new_session()
+    columns = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "audio_input_tokens", "cached_audio_tokens",
+               "audio_output_tokens", "reasoning_tokens")
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(frames.session_start(session),
+                    frames.frame("llm", session, provider="", model="", **dict.fromkeys(columns, COUNT_MAX) | {"cache_write_tokens": 0}),
+                    frames.frame("llm", session, provider="p", model="m", **dict.fromkeys(columns, 0)),
+                    frames.llm(session, COUNT_MAX, COUNT_MAX), frames.tts(session, COUNT_MAX), frames.tts(session, COUNT_MAX), frames.tts(session, 0))
+        sender.send(frames.session_end(session))
+    bed.expect(stored=8)
+    rows = bed.query(f"SELECT {', '.join(columns)} FROM billing_events WHERE session_id = %s AND event_type = 'llm' ORDER BY id", str(session))
+    assert rows[:2] == [(COUNT_MAX, COUNT_MAX, COUNT_MAX, 0, COUNT_MAX, COUNT_MAX, COUNT_MAX, COUNT_MAX), (0,) * 8]
+    assert bed.query("SELECT llm_input_tokens, llm_output_tokens, tts_chars, tts_calls FROM billing_sessions WHERE session_id = %s",
+                        str(session)) == [(2 * COUNT_MAX, 2 * COUNT_MAX, 2 * COUNT_MAX, 3)]
+
+
+def test_durations_at_their_limits(bed: Bed) -> None:
+    session = frames.new_session()
+    given = [0, -0.0, 0.0004, 0.0005, 1e-300, DURATION_MAX_MS, 2**31]
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(*(frames.stt(session, each, ttfb_ms=each, duration_ms=each) for each in given))
+    bed.expect(stored=len(given))
+    rows = bed.query("SELECT audio_duration_ms, ttfb_ms, duration_ms FROM billing_events WHERE session_id = %s ORDER BY id", str(session))
+    assert rows == [(each,) * 3 for each in (0, 0, 0, 0.001, 0, DURATION_MAX_MS, 2**31)]
+
+
+def test_quantities_at_their_limits(bed: Bed) -> None:
+    """Integers are exact, floats as short as they read back."""
+    session = frames.new_session()
+    given = [0, 1, 2**53 + 1, 2**64 - 1, 0.1, 5e-324, 1.7976931348623157e308, -0.0]
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(*(frames.usage("m", each, session) for each in given))
+    bed.expect(stored=len(given))
+    rows = bed.query("SELECT quantity FROM billing_events WHERE session_id = %s ORDER BY id", str(session))
+    assert [row[0] for row in rows] == [Decimal(repr(each) if isinstance(each, float) else each) for each in given]
+
+
+def test_names_at_their_limit(bed: Bed) -> None:
+    session = frames.new_session()
+    columns = ("provider", "model", "agent", "request_id")
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(frames.llm(session, 1, 1) | dict.fromkeys(columns, "é" * 128))
+    bed.expect(stored=1)
+    assert stored_event(bed, session, *columns) == ("é" * 128,) * 4
+
+
+def test_strings_are_mended_and_kept(bed: Bed) -> None:
+    """NUL and invalid UTF-8 become U+FFFD wherever they stand, as Python would replace them; it is counted."""
+    session = frames.new_session()
+    texts = [b"a\x00b", b"\xff", b"caf\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"ok \xe2\x82", b"\xf0\x9f\x98\x80", bytes(256)]
+    mended = [each.decode("utf-8", "replace").replace("\0", "\ufffd") for each in texts]
+    before = bed.daemon.status()["strings_replaced"]
+    with Sender(bed.daemon.socket) as sender:
+        for each in texts:
+            sender.send(b"\x84" + frames.pack(*map(msgpack.packb, ("type", "transcript"))) + frames.pack(msgpack.packb("session_id"))
+                        + msgpack.packb(session.bytes, use_bin_type=True) + frames.pack(*map(msgpack.packb, ("role", "user", "text")))
+                        + msgpack.packb(each, use_bin_type=False))
+        sender.send(b"\x85" + b"".join(map(msgpack.packb, ("type", "tts", "session_id", str(session), "provider"))) + b"\xa3p\x00\xff"
+                    + b"".join(map(msgpack.packb, ("char_count", 1))) + b"\xa2k\x00" + b"\xa2\xfev")
+    bed.expect(stored=len(texts) + 1)
+    assert [row[0] for row in bed.query("SELECT text FROM session_transcripts WHERE session_id = %s ORDER BY id", str(session))] == mended
+    assert stored_event(bed, session, "provider", "raw_json") == ("p\ufffd\ufffd", {"k\ufffd": "\ufffdv"})
+    assert bed.daemon.status()["strings_replaced"] - before == len(texts) - 1 + 3
+
+
+def test_unknown_keys_are_kept(bed: Bed) -> None:
+    session = frames.new_session()
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(frames.session_start(session, metadata={"user_id": "u_42"}, plan="gold"),
+                    frames.tts(session, 1, mood="calm", raw={"id": 7, "mood": "theirs"}),
+                    frames.transcript(session, "user", "hello", confidence=0.5, raw={"a": None}))
+    bed.expect(stored=3)
+    assert stored_event(bed, session, "raw_json") == ({"id": 7, "mood": "theirs", "frame.mood": "calm"},)
+    assert bed.query("SELECT metadata, raw_json FROM billing_sessions WHERE session_id = %s", str(session)) == [
+        ({"user_id": "u_42"}, {"plan": "gold"})]
+    assert bed.value("SELECT raw_json FROM session_transcripts WHERE session_id = %s", str(session)) == {"confidence": 0.5, "raw": {"a": None}}
+
+
+def test_a_map_as_deep_and_as_wide_as_allowed(bed: Bed) -> None:
+    session = frames.new_session()
+    deep: Any = 1
+    for _ in range(6):
+        deep = [deep]
+    wide = {f"key {number}": number for number in range(4000)}
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(frames.session_start(session, metadata={"deep": deep, **wide}))
+    bed.expect(stored=1)
+    assert bed.value("SELECT metadata FROM billing_sessions WHERE session_id = %s", str(session)) == {"deep": deep, **wide}
+
+
+def test_durations_that_no_float_can_add_up(bed: Bed) -> None:
+    """Five times 71 years of audio in one call: the sum is above 2⁵³ µs. Nobody's call lasts so long, but a broken worker may say so, and
+    its session must neither stop the others nor make verify cry for ever."""
+    session = frames.new_session()
+    with Sender(bed.daemon.socket) as sender:
+        sender.send(frames.session_start(session), *(frames.stt(session, DURATION_MAX_MS) for _ in range(5)), frames.session_end(session))
+        sender.send(frames.stt(session, 0.001))  # late: summed in the database
+    bed.expect(stored=8)
+    assert not oracle.faults(bed.db)
+
+
+# --- the golden vectors ---
+
+ID, TEXT_ID, STREAM_ID = bytes.fromhex("0190a1b2c3d44e5f8a6b7c8d9eafb0c1"), "0190a1b2-c3d4-4e5f-8a6b-7c8d9eafb0c1", bytes(range(16))
+EVENT_COLUMNS = ("provider", "model", "voice", "language", "agent", "request_id", "meter", "account", "input_tokens", "output_tokens", "char_count",
+                 "cached_input_tokens", "cache_write_tokens", "audio_input_tokens", "cached_audio_tokens", "audio_output_tokens", "reasoning_tokens")
+
+
+def as_own(vector: dict[str, Any]) -> tuple[bytes, uuid.UUID]:
+    """The vector's bytes with a session and a stream of its own, so that vectors do not meet in the database."""
+    own = uuid.uuid4()
+    data = bytes.fromhex(vector["hex"]).replace(ID, own.bytes).replace(STREAM_ID, os.urandom(16))
+    for text in (TEXT_ID, TEXT_ID.upper()):
+        data = data.replace(text.encode(), (str(own).upper() if text.isupper() else str(own)).encode())
+    return data, own
+
+
+def fates(vector: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What the daemon must do with each piece: ("store", fields), or ("refuse", how the reason begins)."""
+    made = [("store", each["frame"]) if "frame" in each else
+            ("refuse", each["invalid"]) if "invalid" in each else ("refuse", "datagram: " + each["malformed"]) for each in vector["frames"]]
+    if made and made[0][0] == "store" and made[0][1]["type"] == "stream":
+        count = made.pop(0)[1]["count"]
+        if count < len(made):
+            made[count:] = [("refuse", "datagram: ")]
+        elif count > len(made) and not (made and made[-1][1] == "datagram: malformed msgpack"):
+            made.append(("refuse", "datagram: its envelope counts"))
+    return [("refuse", "stream: an envelope must be") if what == "store" and fields["type"] == "stream" else (what, fields) for what, fields in made]
+
+
+def readable(column: str) -> str:
+    """A time, or a year that Python can read where it is beyond."""
+    return f"CASE WHEN {column} > '2100-01-01' THEN '2100-01-01' WHEN {column} < '1800-01-01' THEN '1800-01-01' ELSE {column} END"
+
+
+def check_time(name: str, given: int | None, stored: datetime, reported: datetime | None) -> None:
+    if given is None:
+        assert reported is None and abs(datetime.now(timezone.utc) - stored) < timedelta(minutes=5), name
+    elif abs(given) < 2_500_000_000_000_000:  # within 1890 … 2049
+        assert (reported or stored) == oracle.time_of(given), name
+        assert reported is None or stored != reported, name
+
+
+def check_stored(bed: Bed, name: str, session: uuid.UUID, fields: list[dict[str, Any]]) -> None:
+    """The rows of one vector's session against its decoded fields."""
+    def of(*types: str) -> list[dict[str, Any]]:
+        return [each for each in fields if each["type"] in types and "session_id" in each]
+
+    events = bed.query(
+        f"SELECT event_type, turn_id::text, occurred_at, {readable('occurred_at_reported')}, raw_json, quantity, coalesce(estimated, false),"
+        f" interrupted, round(audio_duration_ms * 1000)::bigint, round(ttfb_ms * 1000)::bigint, round(duration_ms * 1000)::bigint,"
+        f" {', '.join(EVENT_COLUMNS)} FROM billing_events WHERE session_id = %s ORDER BY id", str(session))
+    assert len(events) == len(of("llm", "tts", "stt", "usage")), name
+    for row, each in zip(events, of("llm", "tts", "stt", "usage")):
+        assert row[:2] == (each["type"], each.get("turn_id")), name
+        check_time(name, each.get("time_us"), row[2], row[3])
+        quantity = None if "quantity" not in each else Decimal(each["quantity"])
+        assert row[4:8] == (each.get("raw_json"), quantity, each.get("estimated", False), each.get("interrupted")), name
+        assert row[8:11] == tuple(each.get(key) for key in ("audio_duration_us", "ttfb_us", "duration_us")), name
+        assert row[11:] == tuple(each.get(key) for key in EVENT_COLUMNS), name
+    turns = bed.query("SELECT role, text, language, turn_id::text, interrupted, raw_json, occurred_at,"
+                         f" {readable('occurred_at_reported')}"
+                         " FROM session_transcripts WHERE session_id = %s ORDER BY id", str(session))
+    assert len(turns) == len(of("transcript")), name
+    for row, each in zip(turns, of("transcript")):
+        assert row[:6] == (each["role"], each["text"], each.get("language"), each.get("turn_id"), each.get("interrupted", False),
+                           each.get("raw_json")), name
+        check_time(name, each.get("time_us"), *row[6:])
+    for each in of("session_start", "session_end"):
+        row = bed.query("SELECT metadata, raw_json, finish_reason, start_missing,"
+                           f" started_at, {readable('started_at_reported')}, ended_at, {readable('ended_at_reported')}"
+                           " FROM billing_sessions WHERE session_id = %s", str(session))[0]
+        assert row[1] == each.get("raw_json"), name
+        if each["type"] == "session_start":
+            assert row[0] == each.get("metadata", {}) and not row[3], name
+            check_time(name, each.get("time_us"), *row[4:6])
+        else:
+            assert row[2] == each["finish_reason"] and row[3], name
+            check_time(name, each.get("time_us"), *row[6:])
+
+
+def test_golden_vectors(bed: Bed) -> None:
+    """Every vector, sent to the daemon: stored as its file says, or quarantined for the reason it gives."""
+    vectors = [json.loads(line) for line in (ROOT / "proto/vectors/vectors.jsonl").read_text().splitlines()]
+    before, gaps = bed.last_quarantined(), bed.value("SELECT count(*) FROM toll.gaps")
+    refusals: list[tuple[str, str]] = []
+    sessions: list[tuple[str, uuid.UUID, list[dict[str, Any]]]] = []
+    with Sender(bed.daemon.socket) as sender:
+        for vector in vectors:
+            data, session = as_own(vector)
+            sender.send_datagram(data)
+            refusals += [(vector["name"], reason) for what, reason in fates(vector) if what == "refuse"]
+            sessions.append((vector["name"], session, [fields for what, fields in fates(vector) if what == "store"]))
+    stored = Counter(each["type"] for _, _, fields in sessions for each in fields)
+    bed.expect(stored=stored.total(), quarantined=len(refusals))
+    rows = bed.quarantine(before)
+    assert len(rows) == len(refusals)
+    for row, (name, reason) in zip(rows, refusals):
+        assert row["reason"].startswith(reason), f"{name}: {row['reason']!r}, expected {reason!r}"
+    for name, session, fields in sessions:
+        if any(each.get("session_id") == TEXT_ID for each in fields):
+            check_stored(bed, name, session, fields)
+    assert bed.value("SELECT count(*) FROM toll.gaps") - gaps == stored["gap"]
+    print(f"{len(vectors)} vectors: {stored.total()} frames stored, {len(refusals)} pieces in quarantine, {dict(stored)}")
+
+
+# --- the sum of it all ---
+
+def test_all_of_it_adds_up(bed: Bed) -> None:
+    """After everything above: the daemon lives, answers at once, has not grown, and everything is accounted for."""
+    session = frames.new_session()
+    with StreamSender(bed.daemon.socket) as sender:
+        sender.send(*frames.call(session))
+        assert sender.wait_acked(seconds=5) == 17
+    bed.expect(stored=17)
+    grown = rss_bytes(bed.daemon.pid) - bed.rss
+    counts = bed.counts
+    assert bed.query("SELECT sum(received), sum(stored), sum(quarantined), sum(duplicates) FROM toll.batches") == [
+        (counts["received"], counts["stored"], counts["quarantined"], counts["duplicate"])]
+    assert bed.value("SELECT count(*) FROM toll.quarantine") == counts["quarantined"]
+    faults = oracle.faults(bed.db)
+    faults.pop("stream_holes", None)  # some of the vectors' streams begin in the middle
+    assert not faults
+    log = bed.daemon.log_text()
+    print(f"{counts['received']} frames: {counts['stored']} stored, {counts['quarantined']} quarantined, {counts['duplicate']} duplicate; "
+          f"resident memory grew by {grown >> 10} KiB; {len(log.splitlines())} lines of log")
+    assert grown < GROWTH_MAX
+    assert len(log.splitlines()) < 60, "a worker must not be able to flood the log"
+    assert bed.daemon.stop() == 0
