@@ -15,69 +15,68 @@
 enum { ORPHANS_AT_ONCE = 10000, DATAGRAM_ROOM = 1 << 20 /* no record is larger */ };
 
 struct stream_key { /* no padding: hashed as bytes */
-    uint8_t  id[16];
+    uint8_t id[16];
     uint32_t uid;
 };
 
 /* A stream in the cache. */
 struct known_stream {
-    struct stream_key  key;
+    struct stream_key key;
     struct sink_stream stream;
-    UT_hash_handle     hh;
-    bool               changed; /* in this batch */
+    UT_hash_handle hh;
+    bool changed; /* in this batch */
 };
 
 /* A frame of the batch, or bytes for quarantine. */
 struct piece {
-    struct sink_origin   origin;
+    struct sink_origin origin;
     struct known_stream *stream; /* NULL: without an envelope */
-    uint64_t             seq_end;
-    bool                 dropped;  /* a duplicate, or in quarantine: nothing to store */
-    char                *broken;   /* why it is no frame; NULL: it may be one */
+    uint64_t seq_end;
+    bool dropped; /* a duplicate, or in quarantine: nothing to store */
+    char *broken; /* why it is no frame; NULL: it may be one */
 };
 
 /* What a batch adds to the metrics when it is committed. */
 struct tally {
     struct sink_counts counts;
-    uint64_t           strings_replaced, gap_frames, replayed;
+    uint64_t strings_replaced, gap_frames, replayed;
 };
 
 struct apply {
-    struct apply_options   options;
-    struct sink           *sink;
-    struct metrics        *metrics;
+    struct apply_options options;
+    struct sink *sink;
+    struct metrics *metrics;
     struct journal_reader *reader;
-    struct toll_decoder   *decoder;
+    struct toll_decoder *decoder;
 
-    pthread_mutex_t       lock; /* of sessions */
+    pthread_mutex_t lock; /* of sessions */
     struct session_table *sessions;
     struct session_table *scratch; /* of one careful attempt */
-    struct known_stream  *streams;
+    struct known_stream *streams;
 
     uint64_t lsn, passed, counted_lsn;
-    int64_t  idle_since_us; /* nobody was idle before: memory knows nothing of it */
-    int64_t  sweep_due_us;  /* when to look for live sessions that memory does not know */
-    bool     sweep_failed;
-    bool     careful;       /* the last try was refused: find out which frames are at fault */
+    int64_t idle_since_us; /* nobody was idle before: memory knows nothing of it */
+    int64_t sweep_due_us;  /* when to look for live sessions that memory does not know */
+    bool careful;          /* the last try was refused: find out which frames are at fault */
 
     /* The batch being built. */
-    char                 *arena; /* bytes of its datagrams */
-    size_t                arena_size, arena_used;
-    struct piece         *pieces;
-    size_t                piece_count, piece_capacity;
-    struct sink_refused  *refused;
-    size_t                refused_count, refused_capacity;
-    struct sink_stream  **stream_list;
-    size_t                stream_capacity;
-    struct tally          tally;
-    uint64_t              to;
-    char                  first_class[8];   /* of failures in a careful attempt */
-    bool                  classes_differ;
-    size_t                attempt_failures, attempt_successes;
+    char *arena; /* bytes of its datagrams */
+    size_t arena_size, arena_used;
+    struct piece *pieces;
+    size_t piece_count, piece_capacity;
+    struct sink_refused *refused;
+    size_t refused_count, refused_capacity;
+    struct sink_stream **stream_list;
+    size_t stream_capacity;
+    struct tally tally;
+    uint64_t to;
+    char first_class[8]; /* of failures in a careful attempt */
+    bool classes_differ;
+    size_t attempt_failures, attempt_successes;
 
     /* A batch whose commit failed: the server may have done it all the same, which the next watermark tells. */
     struct tally unsure;
-    uint64_t     unsure_to; /* 0: none */
+    uint64_t unsure_to; /* 0: none */
 };
 
 struct apply *apply_new(const struct apply_options *options, struct sink *sink, struct metrics *metrics)
@@ -106,6 +105,8 @@ static void clear_batch(struct apply *apply)
 {
     for (size_t i = 0; i < apply->piece_count; i++)
         free(apply->pieces[i].broken);
+    for (size_t i = 0; i < apply->refused_count; i++)
+        free(apply->refused[i].reason);
     apply->piece_count = apply->refused_count = apply->arena_used = 0;
     apply->tally = (struct tally){.replayed = 0};
 }
@@ -114,8 +115,7 @@ static void forget_streams(struct apply *apply)
 {
     struct known_stream *stream, *next;
 
-    HASH_ITER(hh, apply->streams, stream, next)
-    {
+    HASH_ITER (hh, apply->streams, stream, next) {
         HASH_DEL(apply->streams, stream);
         rangeset_done(&stream->stream.seen);
         free(stream);
@@ -211,7 +211,8 @@ static void *grow(void *array, size_t *capacity, size_t count, size_t size)
 
 /* Of a stream never heard of, numbers below the base of its first datagram count as stored (of a later one they do not: those frames
  * may be in this very batch). What the sink knows of the stream replaces this. */
-static struct known_stream *know_stream(struct apply *apply, const struct journal_record *record, const struct toll_frame *envelope)
+static struct known_stream *know_stream(struct apply *apply, const struct journal_record *record,
+                                        const struct toll_frame *envelope)
 {
     struct known_stream *stream;
     struct stream_key key = {.uid = record->uid};
@@ -234,7 +235,8 @@ static struct known_stream *know_stream(struct apply *apply, const struct journa
     }
     stream->stream.pid = record->pid;
     if (envelope->client.ptr)
-        toll_utf8_copy(envelope->client.ptr, envelope->client.len, stream->stream.client, sizeof(stream->stream.client));
+        toll_utf8_copy(envelope->client.ptr, envelope->client.len, stream->stream.client,
+                       sizeof(stream->stream.client));
     return stream;
 }
 
@@ -340,14 +342,17 @@ static int gather(struct apply *apply)
 
 static int refuse(struct apply *apply, struct piece *piece, const char *reason)
 {
-    struct sink_refused *list = grow(apply->refused, &apply->refused_capacity, apply->refused_count, sizeof(*list)), *refused;
+    struct sink_refused *list = grow(apply->refused, &apply->refused_capacity, apply->refused_count, sizeof(*list));
+    char clean[TOLL_REASON_MAX];
 
     if (!list)
         return -ENOMEM;
     apply->refused = list;
-    refused = &list[apply->refused_count++];
-    refused->origin = piece->origin;
-    toll_utf8_copy(reason, strlen(reason), refused->reason, sizeof(refused->reason)); /* a server's message may be in any encoding */
+    toll_utf8_copy(reason, strlen(reason), clean, sizeof(clean)); /* a server's message may be in any encoding */
+    list[apply->refused_count] = (struct sink_refused){.origin = piece->origin, .reason = strdup(clean)};
+    if (!list[apply->refused_count].reason)
+        return -ENOMEM;
+    apply->refused_count++;
     piece->dropped = true;
     apply->tally.counts.quarantined++;
     return 0;
@@ -460,7 +465,8 @@ static int64_t clamp_time(const struct apply *apply, int64_t given_us, int64_t r
     return clamped;
 }
 
-static int store_frame(struct apply *apply, struct session_table *sessions, const struct piece *piece, const struct toll_frame *frame)
+static int store_frame(struct apply *apply, struct session_table *sessions, const struct piece *piece,
+                       const struct toll_frame *frame)
 {
     struct sink_row row = {.frame = frame, .origin = &piece->origin};
     bool session_frame = frame->type == TOLL_FRAME_SESSION_START || frame->type == TOLL_FRAME_SESSION_END;
@@ -473,7 +479,8 @@ static int store_frame(struct apply *apply, struct session_table *sessions, cons
         r = apply->sink->ops->add(apply->sink, &row);
     apply->tally.counts.transcripts += frame->type == TOLL_FRAME_TRANSCRIPT;
     apply->tally.counts.gaps += frame->type == TOLL_FRAME_GAP;
-    apply->tally.counts.events += !session_frame && frame->type != TOLL_FRAME_TRANSCRIPT && frame->type != TOLL_FRAME_GAP;
+    apply->tally.counts.events +=
+        !session_frame && frame->type != TOLL_FRAME_TRANSCRIPT && frame->type != TOLL_FRAME_GAP;
     apply->tally.strings_replaced += frame->replaced;
     apply->tally.gap_frames += frame->type == TOLL_FRAME_GAP ? frame->gap_count : 0;
     return r;
@@ -592,7 +599,8 @@ static int store_pieces(struct apply *apply)
 
 static int finish(struct apply *apply)
 {
-    struct sink_batch batch = {.from = apply->lsn, .to = apply->to, .refused = apply->refused, .refused_count = apply->refused_count};
+    struct sink_batch batch = {
+        .from = apply->lsn, .to = apply->to, .refused = apply->refused, .refused_count = apply->refused_count};
     struct sink_counts *counts = &apply->tally.counts;
     int r = list_streams(apply, is_changed, &batch.stream_count);
 
@@ -697,17 +705,20 @@ int apply_step(struct apply *apply, int64_t now_us)
 
 struct sweep {
     struct apply *apply;
-    int64_t       idle_before_us;
+    int64_t idle_before_us;
+    size_t found;
+    bool failed;
 };
 
 static void found_open_session(void *context, const uint8_t id[16])
 {
-    const struct sweep *sweep = context;
+    struct sweep *sweep = context;
     struct apply *apply = sweep->apply;
 
+    sweep->found++;
     pthread_mutex_lock(&apply->lock);
     if (session_plan_orphan(apply->sessions, id, sweep->idle_before_us) < 0)
-        apply->sweep_failed = true; /* out of memory: the next sweep finds it again */
+        sweep->failed = true; /* out of memory: the next sweep finds it again */
     pthread_mutex_unlock(&apply->lock);
 }
 
@@ -723,9 +734,8 @@ int apply_orphans(struct apply *apply, int64_t now_us)
         r = session_plan_orphans(apply->sessions, idle_before_us, ORPHANS_AT_ONCE);
     pthread_mutex_unlock(&apply->lock);
     if (r >= 0 && now_us >= apply->sweep_due_us) {
-        apply->sweep_failed = false;
-        r = apply->sink->ops->open_sessions(apply->sink, found_open_session, &sweep);
-        if (!apply->sweep_failed)
+        r = apply->sink->ops->open_sessions(apply->sink, idle_before_us, ORPHANS_AT_ONCE, found_open_session, &sweep);
+        if (!sweep.failed && sweep.found < ORPHANS_AT_ONCE)
             apply->sweep_due_us = now_us + apply->options.idle_timeout_us;
     }
     if (r < 0)

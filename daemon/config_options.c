@@ -66,7 +66,7 @@ const struct config_option config_options[] = {
 
     {"journal", "ack", "sync", ENUM(journal.ack, ack_names),
      .doc = "when a frame counts as durable: synced to disk, given to the kernel, or committed"},
-    {"journal", "segment_bytes", "64M", BYTES(journal.segment_bytes, 64 * KB, 1 * GB), .doc = "size of a journal file"},
+    {"journal", "segment_bytes", "64M", BYTES(journal.segment_bytes, 128 * KB, 1 * GB), .doc = "size of a journal file"},
     {"journal", "max_bytes", "16G", BYTES(journal.max_bytes, 128 * KB, 1024 * TB), RELOADABLE,
      .doc = "the daemon stops reading above this size of the journal"},
     {"journal", "min_free_bytes", "256M", BYTES(journal.min_free_bytes, 0, 1024 * TB), RELOADABLE,

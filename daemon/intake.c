@@ -128,12 +128,13 @@ int intake_datagram(struct intake *intake, const struct datagram *datagram, int6
         if (!stream)
             return -EAGAIN; /* out of memory: the same again later */
         r = stream_note(stream, parts.envelope.stream_seq, parts.envelope.stream_seq + parts.envelope.stream_count);
-        if (r == -E2BIG)
+        if (r == -E2BIG) {
             refuse_stream(intake, datagram);
-        if (r < 0) {
             take_descriptors(intake, datagram, NULL);
-            return r == -ENOMEM ? -EAGAIN : 0;
+            return 0;
         }
+        if (r < 0)
+            return -EAGAIN;
     }
     while (datagram_next(&parts, &piece))
         frames++;
@@ -299,7 +300,6 @@ static void check_stopped(struct intake *intake)
         intake->committed_lsn = 0;
         renew(intake->options.context);
         watch_socket(intake);
-        return;
     }
     if (!intake->stopping || intake->stopped || !quiet)
         return;
@@ -464,6 +464,9 @@ void intake_stop(struct intake *intake, void (*stopped)(void *context))
 {
     if (intake->stopping)
         return;
+    if (intake->held)
+        log_error(
+            "stopping while the journal is full: one datagram that was read is not kept; a worker that uses libtoll sends it again");
     intake->stopping = true;
     intake->on_stopped = stopped;
     streams_tend(intake->streams, page_state(intake), (uint64_t)clock_boottime_ms());

@@ -142,6 +142,11 @@ uint64_t journal_disk_bytes(const struct journal *journal); /* of all segments *
 int journal_collect(struct journal *journal, uint64_t committed_lsn, int64_t now_us)
     __attribute__((warn_unused_result));
 
+/* Nothing from lsn on is deleted, whatever journal_collect() is told, until this is called again: the database has gone
+ * back, so what was committed is needed again. UINT64_MAX, as at first: no such limit. When it returns, a deletion
+ * that was under way is over, and journal_oldest_lsn() stays below or at lsn if it is now. Thread-safe. */
+void journal_hold(struct journal *journal, uint64_t lsn);
+
 /* The unconfirmed LSN: where the log stood when a run began that has not yet compared notes with the
  * database; UINT64_MAX: confirmed. Kept in a file, so it survives runs. A database watermark above it means
  * that log was taken back, see journal_renew(). 0: this log has never been confirmed, so the database may not

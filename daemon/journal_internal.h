@@ -236,6 +236,7 @@ struct journal {
     int64_t retention_us;               /* lock */
 
     _Atomic uint64_t oldest, durable, written, end, unconfirmed, disk_bytes;
+    _Atomic uint64_t hold; /* what is deleted is below; lowered under space_lock */
     _Atomic int failed;  /* closed for good: the error */
     atomic_bool broken;  /* a write or sync failed and journal_rewrite() has not been called */
     atomic_bool full;    /* the last try for a segment found no space */

@@ -32,6 +32,7 @@ int journal_attach(struct journal **ret, const struct journal_options *options)
     if (!journal->state_dir)
         goto fail;
     journal_set_limits(journal, options->max_bytes, options->min_free_bytes, options->retention_us);
+    journal->hold = UINT64_MAX;
 
     r = journal->state_fd = journal_io_open_dir(io, AT_FDCWD, options->state_dir);
     if (r < 0)

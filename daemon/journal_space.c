@@ -54,14 +54,14 @@ static bool spare_due(struct journal *journal)
 static struct segment *segment_deletable(struct journal *journal, uint64_t committed_lsn, int64_t now_us, bool pressed)
 {
     struct segment *found = NULL;
-    uint64_t durable = journal->durable;
+    uint64_t durable = journal->durable, hold = journal->hold;
     bool oldest = true;
 
     pthread_mutex_lock(&journal->lock);
     for (struct segment *s = journal->first; s && !found; s = s->next) {
         if (s->fd >= 0 || s == journal->last || s->end >= durable)
             break;
-        bool committed = s->end <= committed_lsn && (pressed || now_us - s->last_us >= journal->retention_us);
+        bool committed = s->end <= committed_lsn && s->end <= hold && (pressed || now_us - s->last_us >= journal->retention_us);
         if (segment_superseded(s) || (oldest && committed))
             found = s;
         oldest = false;
@@ -106,6 +106,17 @@ static int space_yield(struct journal *journal, uint64_t committed_lsn, int64_t 
     }
     journal_io_close(io, &dir);
     return r;
+}
+
+void journal_hold(struct journal *journal, uint64_t lsn)
+{
+    if (lsn >= journal->hold) { /* every commit comes here, and must not wait for the disk */
+        journal->hold = lsn;
+        return;
+    }
+    pthread_mutex_lock(&journal->space_lock);
+    journal->hold = lsn;
+    pthread_mutex_unlock(&journal->space_lock);
 }
 
 int journal_collect(struct journal *journal, uint64_t committed_lsn, int64_t now_us)

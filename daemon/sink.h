@@ -63,7 +63,7 @@ struct sink_row {
 
 struct sink_refused {
     struct sink_origin origin;
-    char reason[TOLL_REASON_MAX];
+    char *reason; /* one line */
 };
 
 struct sink_counts {
@@ -90,7 +90,7 @@ struct sink_ops {
     int (*open)(struct sink *sink, const struct sink_journal *journal, uint64_t *ret_lsn);
     /* Starts the batch [from, to) by moving the watermark. -ESTALE if it does not stand at `from`. */
     int (*begin)(struct sink *sink, uint64_t from, uint64_t to);
-    /* Fills in seen and revision of streams the writer does not know (given with revision 0 and an empty set). */
+    /* Replaces seen and revision of the streams among these that the sink knows. They come with revision 0 and the numbers below their base. */
     int (*load_streams)(struct sink *sink, struct sink_stream *const *streams, size_t count);
     /* Begins an attempt at some frames; careful: one that may fail without losing the batch. */
     int (*attempt)(struct sink *sink, bool careful);
@@ -99,12 +99,14 @@ struct sink_ops {
     int (*store)(struct sink *sink, struct session_change *const *changes, size_t count);
     /* Ends a careful attempt: keeps or undoes it. */
     int (*settle)(struct sink *sink, bool keep);
+    /* Stores the rest of the batch; raises the revision of every stream it writes. */
     int (*finish)(struct sink *sink, const struct sink_batch *batch);
     int (*commit)(struct sink *sink);
     void (*abort)(struct sink *sink);
-    /* Live sessions that are this journal's, or whose owner has long been silent: the candidates for orphans that memory does not know.
-     * Between batches. */
-    int (*open_sessions)(struct sink *sink, void (*found)(void *context, const uint8_t id[16]), void *context);
+    /* Live sessions, at most max, of this journal or of one that has long been silent, of which nothing was received since idle_before_us:
+     * those that memory does not know are orphans. Between batches. */
+    int (*open_sessions)(struct sink *sink, int64_t idle_before_us, size_t max,
+                         void (*found)(void *context, const uint8_t id[16]), void *context);
     /* Housekeeping between batches, every minute or so: partitions, heartbeat. */
     int (*tend)(struct sink *sink);
     const char *(*error)(const struct sink *sink);

@@ -327,9 +327,12 @@ static void op_abort(struct sink *sink)
     self(sink)->size = 0;
 }
 
-static int op_open_sessions(struct sink *sink, void (*found)(void *context, const uint8_t id[16]), void *context)
+static int op_open_sessions(struct sink *sink, int64_t idle_before_us, size_t max,
+                            void (*found)(void *context, const uint8_t id[16]), void *context)
 {
     (void)sink;
+    (void)idle_before_us;
+    (void)max;
     (void)found;
     (void)context;
     return 0;

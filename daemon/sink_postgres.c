@@ -336,6 +336,8 @@ static int op_store(struct sink *sink, struct session_change *const *changes, si
     if (r < 0)
         return failed(s, "storing rows", r);
     r = pg_sessions_settle(&s->sessions, &s->pg, s->journal, s->writer, changes, count);
+    if (r == 0 && s->careful) /* a user's deferred constraint must fail here, where the frames at fault can be told */
+        r = pg_exec(&s->pg, "SET CONSTRAINTS ALL IMMEDIATE");
     return failed(s, "writing sessions' ends and totals", r);
 }
 
@@ -517,22 +519,21 @@ static void op_abort(struct sink *sink)
         pg_disconnect(&s->pg);
 }
 
-static int op_open_sessions(struct sink *sink, void (*found)(void *context, const uint8_t id[16]), void *context)
+static int op_open_sessions(struct sink *sink, int64_t idle_before_us, size_t max,
+                            void (*found)(void *context, const uint8_t id[16]), void *context)
 {
     struct sink_postgres *s = self(sink);
-    char silent_s[16];
-    const char *parameters[] = {s->journal, s->writer, silent_s};
+    char silent_s[16], idle_before[32], limit[24];
+    const char *parameters[] = {s->journal, s->writer, silent_s, idle_before, limit};
     PGresult *result;
     int r;
 
     snprintf(silent_s, sizeof(silent_s), "%d", s->options.takeover_s);
-    r = pg_query(
-        &s->pg, &result,
-        "SELECT s.session_id FROM public.billing_sessions AS s LEFT JOIN toll.journals AS j ON j.journal_id = s.owner_journal "
-        "AND j.writer = s.owner_writer WHERE s.ended_at IS NULL AND ((s.owner_journal = $1::uuid AND s.owner_writer = "
-        "$2::integer) OR j.seen_at IS NULL OR j.seen_at < now() - make_interval(secs => $3::integer)) LIMIT 100000",
-        3, parameters);
-
+    snprintf(idle_before, sizeof(idle_before), "%" PRId64, idle_before_us);
+    snprintf(limit, sizeof(limit), "%zu", max);
+    r = pg_query(&s->pg, &result,
+                 "SELECT toll.idle_sessions($1::uuid, $2::integer, $3::integer, $4::bigint, $5::bigint)", 5,
+                 parameters);
     if (r < 0)
         return failed(s, "looking for live sessions", r);
     for (int i = 0; i < PQntuples(result); i++) {

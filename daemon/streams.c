@@ -224,6 +224,7 @@ int stream_attach(struct streams *streams, struct stream *stream, struct ackpage
 {
     struct peer *peer = stream->peer;
     struct stream *other;
+    int pidfd;
 
     drop_page(streams, stream);
     if (peer->pages >= streams->options.pages_max_per_uid || streams->pages >= streams->options.pages_max) {
@@ -236,10 +237,13 @@ int stream_attach(struct streams *streams, struct stream *stream, struct ackpage
             return -ENOSPC; /* the limit is zero */
         drop_page(streams, other);
     }
+    /* A worker in another PID namespace is not visible (pid 0): its page goes when it is the longest idle. */
+    pidfd = pid ? (int)syscall(SYS_pidfd_open, (pid_t)pid, 0) : -1;
+    if (pidfd < 0 && pid && errno == ESRCH)
+        return -ESRCH; /* it is gone already */
     stream->page = page;
     stream->pid = pid;
-    /* A worker in another PID namespace is not visible (pid 0): its page goes when it is the longest idle. */
-    stream->pidfd = pid ? (int)syscall(SYS_pidfd_open, (pid_t)pid, 0) : -1;
+    stream->pidfd = pidfd;
     stream->peer->pages++;
     streams->pages++;
     ackpage_begin(page, streams->options.epoch, stream->acked, streams->state, now_boottime_ms);

@@ -18,8 +18,6 @@ enum {
     TEND_US = 60 * 1000 * 1000,
     CLOCK_STEP_US = 60 * 1000 * 1000
 };
-static const char REGISTERED[] =
-    "registered"; /* state file: the UUID of the journal that the sink has a watermark of */
 
 struct writer {
     struct writer_options options;
@@ -42,7 +40,10 @@ struct writer {
     bool open;
     uint64_t counted_lsn;   /* frames below were counted as received in this run */
     uint64_t attempted_lsn; /* no watermark of ours can be above */
+    unsigned stale_in_a_row;
     int64_t retry_us, tend_due_us, chores_due_us, clock_difference_us;
+    uint64_t chores_lsn; /* what was durable at the last chores, and when that was */
+    int64_t chores_at_us;
 };
 
 const char *writer_state_name(enum writer_state state)
@@ -148,11 +149,19 @@ static void pause_before_retry(struct writer *w)
 
 /* --- opening the sink ----------------------------------------------------------------------------------------------------- */
 
+/* The state file that says that a sink of this kind has a watermark of the journal: it holds the journal's UUID. */
+static const char *registered_file(const struct writer *w, char name[static 32])
+{
+    snprintf(name, 32, "registered-%s", w->sink->ops->name);
+    return name;
+}
+
 static bool is_registered(const struct writer *w)
 {
     uint8_t uuid[16];
+    char name[32];
 
-    return journal_state_read(w->journal, REGISTERED, uuid, sizeof(uuid)) == (ssize_t)sizeof(uuid) &&
+    return journal_state_read(w->journal, registered_file(w, name), uuid, sizeof(uuid)) == (ssize_t)sizeof(uuid) &&
            memcmp(uuid, journal_uuid(w->journal), sizeof(uuid)) == 0;
 }
 
@@ -241,12 +250,16 @@ static int open_sink(struct writer *w)
     };
     struct sink_journal journal = identity;
     uint64_t watermark;
+    char name[32];
     int r;
 
     memcpy(journal.uuid, journal_uuid(w->journal), sizeof(journal.uuid));
     r = w->sink->ops->open(w->sink, &journal, &watermark);
+    /* What the database lacks must not be deleted as committed while it is stored again, or an operator is thinking. */
+    if (r == 0 || r == -ENOENT)
+        journal_hold(w->journal, r == 0 ? watermark : 0);
     if (r == 0 && !journal.registered)
-        r = journal_state_write(w->journal, REGISTERED, journal.uuid, sizeof(journal.uuid));
+        r = journal_state_write(w->journal, registered_file(w, name), journal.uuid, sizeof(journal.uuid));
     else if (r < 0) {
         trouble(w, r == -EAGAIN ? WRITER_RETRYING : WRITER_STOPPED, w->sink->ops->error(w->sink));
         return r;
@@ -259,8 +272,8 @@ static int open_sink(struct writer *w)
         return r;
     }
     w->open = true;
-    w->retry_us = RETRY_FIRST_US;
     w->tend_due_us = 0;
+    w->chores_at_us = 0;
     log_info("storing sink=%s watermark=%" PRIu64 " backlog_bytes=%" PRIu64, w->sink->ops->name, watermark,
              journal_durable_lsn(w->journal) - watermark);
     publish(w, WRITER_OK, "");
@@ -297,7 +310,9 @@ static bool wait_for_work(struct writer *w)
     for (;;) {
         int64_t now_us = clock_monotonic_us(), until_us = w->chores_due_us;
 
-        if (w->pending_since_us == 0 && journal_durable_lsn(w->journal) > apply_passed(w->apply))
+        if (journal_durable_lsn(w->journal) <= apply_passed(w->apply))
+            w->pending_since_us = 0;
+        else if (w->pending_since_us == 0)
             w->pending_since_us = now_us;
         due = ready(w, now_us);
         if (due || w->stopping || now_us >= w->chores_due_us)
@@ -318,7 +333,9 @@ static void fail(struct writer *w, int r)
     switch (r) {
     case -ESTALE:
         log_info("the watermark or a stream was changed by somebody else, reading it again");
-        return;
+        if (w->stale_in_a_row++ == 0)
+            return;
+        break;
     case -EAGAIN:
     case -ENOMEM:
         trouble(w, WRITER_RETRYING, r == -ENOMEM ? "out of memory" : w->sink->ops->error(w->sink));
@@ -363,7 +380,19 @@ static void watch_clock(struct writer *w)
     if (step_us > CLOCK_STEP_US || step_us < -CLOCK_STEP_US) {
         log_warning("the clock was stepped, sessions count as active from now step_s=%" PRId64, step_us / 1000000);
         apply_idle_from(w->apply, clock_realtime_us());
+        w->chores_at_us = 0;
     }
+}
+
+/* Sessions may be closed as idle only as of a moment up to which everything that was durable has been applied. */
+static int close_orphans(struct writer *w)
+{
+    bool caught_up = apply_passed(w->apply) >= w->chores_lsn;
+    int64_t as_of_us = w->chores_at_us;
+
+    w->chores_lsn = journal_durable_lsn(w->journal);
+    w->chores_at_us = clock_realtime_us();
+    return caught_up && as_of_us ? apply_orphans(w->apply, as_of_us) : 0;
 }
 
 static void do_chores(struct writer *w)
@@ -373,24 +402,25 @@ static void do_chores(struct writer *w)
 
     w->chores_due_us = now_us + CHORES_US;
     watch_clock(w);
-    if (journal_durable_lsn(w->journal) <= apply_passed(w->apply)) {
-        r = apply_orphans(w->apply, clock_realtime_us());
-        if (r < 0) {
-            fail(w, r);
-            return;
-        }
+    r = close_orphans(w);
+    if (r < 0) {
+        fail(w, r);
+        return;
     }
     if (now_us < w->tend_due_us)
         return;
     w->tend_due_us = now_us + TEND_US;
     r = w->sink->ops->tend(w->sink);
-    if (r < 0)
+    if (r == -EAGAIN)
+        fail(w, r);
+    else if (r < 0)
         log_warning("housekeeping failed, trying again later reason=%s", w->sink->ops->error(w->sink));
 }
 
 static void work(struct writer *w)
 {
     struct writer_status before;
+    uint64_t durable;
     int r;
 
     if (!wait_for_work(w)) {
@@ -398,15 +428,20 @@ static void work(struct writer *w)
         return;
     }
     take_options(w);
-    w->attempted_lsn = journal_durable_lsn(w->journal);
+    durable = journal_durable_lsn(w->journal);
     r = apply_step(w->apply, clock_realtime_us());
+    w->attempted_lsn = journal_durable_lsn(w->journal); /* after the step, which reads up to what is durable by then */
     if (r < 0) {
         fail(w, r);
         return;
     }
+    if (apply_passed(w->apply) < durable) /* the batch was full: what is left does not wait for company */
+        writer_hurry(w, durable);
     if (apply_lsn(w->apply) > w->counted_lsn)
         w->counted_lsn = apply_lsn(w->apply);
+    journal_hold(w->journal, apply_lsn(w->apply));
     w->retry_us = RETRY_FIRST_US;
+    w->stale_in_a_row = 0;
     writer_get_status(w, &before);
     if (before.state == WRITER_STOPPED)
         log_info("storing goes on");

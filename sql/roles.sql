@@ -122,6 +122,7 @@ BEGIN
     GRANT USAGE ON SEQUENCE toll.batch_id_seq, toll.quarantine_id_seq, toll.gaps_id_seq, public.billing_events_id_seq,
         public.session_transcripts_id_seq TO toll_ingest;
     GRANT EXECUTE ON FUNCTION toll.insert_sessions(uuid, integer), toll.settle_sessions(uuid, integer, uuid[]),
+        toll.idle_sessions(uuid, integer, integer, bigint, bigint),
         toll.recompute_totals(uuid[]), toll.make_partition(date), toll.make_partitions(integer)
         TO toll_ingest;
 

@@ -152,3 +152,32 @@ COMMENT ON FUNCTION toll.settle_sessions(uuid, integer, uuid[]) IS
     'For tolld, within a batch: writes what the batch does to these sessions, which the caller has locked FOR UPDATE before it stored their'
     ' events. ended: the session is over now. to_sum: its totals are not known from memory, so the caller must sum them in its next statement'
     ' (toll.recompute_totals)';
+
+CREATE OR REPLACE FUNCTION toll.idle_sessions(
+    journal uuid, writer integer, silent_secs integer, idle_before_us bigint, most bigint)
+RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    -- Idle is measured in receive time, which is on the batches.
+    idle_before timestamptz := to_timestamp(idle_before_us / 1e6);
+BEGIN
+    RETURN QUERY
+    SELECT s.session_id
+    FROM public.billing_sessions AS s
+    LEFT JOIN toll.journals AS j ON j.journal_id = s.owner_journal AND j.writer = s.owner_writer
+    WHERE s.ended_at IS NULL
+      AND ((s.owner_journal = idle_sessions.journal AND s.owner_writer = idle_sessions.writer)
+           OR j.seen_at IS NULL OR j.seen_at < now() - make_interval(secs => silent_secs))
+      AND s.updated_at < idle_before
+      AND NOT EXISTS (SELECT FROM public.billing_events AS e JOIN toll.batches AS b ON b.batch_id = e.batch_id
+                      WHERE e.session_id = s.session_id AND b.last_received_at >= idle_before)
+      AND NOT EXISTS (SELECT FROM public.session_transcripts AS t JOIN toll.batches AS b ON b.batch_id = t.batch_id
+                      WHERE t.session_id = s.session_id AND b.last_received_at >= idle_before)
+    LIMIT most;
+END $$;
+REVOKE ALL ON FUNCTION toll.idle_sessions(uuid, integer, integer, bigint, bigint) FROM PUBLIC;
+COMMENT ON FUNCTION toll.idle_sessions(uuid, integer, integer, bigint, bigint) IS
+    'For tolld: live sessions of this journal and writer, or of one that was silent for so many seconds, of which nothing was received since'
+    ' idle_before_us (microseconds since the epoch); at most so many. They are to be closed as orphaned';

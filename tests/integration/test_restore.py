@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -177,42 +178,79 @@ def test_database_without_the_watermark(daemon_factory: Factory, db: Database) -
     print(f"frames {worker.count} {worker.ledger.check(db).figures}; {hint}")
 
 
+def go_back(database: Database, lsn: int, seen: str) -> None:
+    """As in a copy from when the watermark was there: neither the later batches, nor their rows, nor the numbers."""
+    later = "batch_id IN (SELECT batch_id FROM toll.batches WHERE from_lsn >= %s)"
+    database.execute(f"DELETE FROM billing_events WHERE {later}", lsn)
+    database.execute(f"DELETE FROM session_transcripts WHERE {later}", lsn)
+    database.execute("DELETE FROM toll.batches WHERE from_lsn >= %s", lsn)
+    database.execute("DELETE FROM billing_sessions s WHERE ended_at IS NOT NULL AND NOT EXISTS"
+                     " (SELECT 1 FROM billing_events e WHERE e.session_id = s.session_id)")
+    database.execute("UPDATE toll.streams SET seen = %s::int8multirange, revision = revision + 1", seen)
+    database.execute("UPDATE toll.journals SET lsn = %s", lsn)
+
+
 def test_older_than_the_journal_keeps(daemon_factory: Factory, db: Database) -> None:
-    """It stops storing and says what is missing; nothing is skipped until an operator accepts the loss, and then the loss is visible."""
-    daemon = daemon_factory(db.dsn, config={**QUICK, "journal.retention": "0", "journal.segment_bytes": "64K"}).start()
+    """It stops storing, says what is missing, and keeps what there is, however long that takes; nothing is skipped until an operator
+    accepts the loss, and then the loss is visible."""
+    daemon = daemon_factory(db.dsn, config={**QUICK, "journal.retention": "2s", "journal.segment_bytes": "64K"}).start()
     worker = Worker(daemon)
     worker.feed()
     daemon.wait_stored()
-    old = db.value("SELECT lsn FROM toll.journals")
-    streams = db.query("SELECT seen::text FROM toll.streams")
+    old, seen = db.value("SELECT lsn FROM toll.journals"), db.value("SELECT seen::text FROM toll.streams")
+    worker.feed(40)
+    worker.feed(40)
+    daemon.wait_stored()
+    wait_until(lambda: daemon.status()["oldest_lsn"] > old, what="segments to be deleted")
     for _ in range(4):
         worker.feed(40)
-        daemon.wait_stored()
-    oldest = wait_until(lambda: daemon.status()["oldest_lsn"], what="segments to be deleted")
-    assert oldest > old
-    # As in a copy from then: neither the later batches, nor their rows, nor the numbers.
-    db.execute("DELETE FROM billing_events WHERE batch_id IN (SELECT batch_id FROM toll.batches WHERE from_lsn >= %s)", old)
-    db.execute("DELETE FROM session_transcripts WHERE batch_id IN (SELECT batch_id FROM toll.batches WHERE from_lsn >= %s)", old)
-    db.execute("DELETE FROM toll.batches WHERE from_lsn >= %s", old)
-    db.execute("DELETE FROM billing_sessions s WHERE ended_at IS NOT NULL AND NOT EXISTS (SELECT FROM billing_events e WHERE e.session_id ="
-               " s.session_id)")
-    db.execute("UPDATE toll.streams SET seen = %s::int8multirange, revision = revision + 1", streams[0][0])
-    db.execute("UPDATE toll.journals SET lsn = %s", old)
+    daemon.wait_stored()
+    go_back(db, old, seen)
     left = stored(db)
     worker.feed(10)
     status = wait_state(daemon, "stopped")
     hint = refused(status, "UPDATE toll.journals")
     assert "retention" in status["sink_error"] and stored(db) == left
+    time.sleep(3)  # longer than the retention time: what would be deleted if it counted as committed is
     worker.feed(10)
-    assert daemon.status()["intake"] == "reading"
+    now = daemon.status()
+    assert now["oldest_lsn"] == status["oldest_lsn"] and now["intake"] == "reading"
+    assert refused(now, "UPDATE toll.journals") == hint
     db.execute(hint)
     worker.hang_up()
-    daemon.wait_stored()
+    status = daemon.wait_stored()
+    assert status["alarms"] == []
     missing = db.value("SELECT sum(missing) FROM toll.stream_holes")
     outcome = oracle.compare(db, worker.ledger.records)
     print(f"frames {worker.count} beyond retention {missing} lost {outcome.lost} duplicated {outcome.duplicated}; {hint}")
     assert missing > 0 and outcome.duplicated == 0
     assert set(oracle.faults(db)) <= {"stream_holes", "batch_ranges"}, oracle.faults(db)
+
+
+def test_replay_is_not_overtaken_by_retention(daemon_factory: Factory, db: Database) -> None:
+    """What is stored again is kept until it is, though it was committed once and is old enough to go."""
+    daemon = daemon_factory(db.dsn, config={**QUICK, "journal.retention": "3s", "journal.segment_bytes": "64K"}).start()
+    worker = Worker(daemon)
+    worker.feed()
+    daemon.wait_stored()
+    old, seen = db.value("SELECT lsn FROM toll.journals"), db.value("SELECT seen::text FROM toll.streams")
+    for _ in range(4):
+        worker.feed(40)
+    daemon.wait_stored()
+    locker = db.connect()
+    locker.autocommit = False
+    with locker.cursor() as cursor:  # the database goes back, and storing again is slow
+        go_back(db, old, seen)
+        cursor.execute("LOCK TABLE toll.batches IN EXCLUSIVE MODE")
+        worker.feed(10)
+        time.sleep(4)
+    locker.rollback()
+    locker.close()
+    worker.feed(10)
+    worker.hang_up()
+    daemon.wait_stored()
+    wait_until(lambda: daemon.status()["oldest_lsn"] > old, what="what is stored again to be deleted after all")
+    print(f"frames {worker.count} {worker.ledger.check(db).figures}")
 
 
 # --- the state directory ---

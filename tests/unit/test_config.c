@@ -82,7 +82,7 @@ START_TEST(config_file_sets_every_type)
     ck_assert_int_eq(load("[daemon]\nsocket = /tmp/a b.sock ; with a space\nsocket_mode=666\nlog_level: Debug\n"
                           "# comment\n; comment\n  receive_buffer = 512 K\n\n"
                           "[database]\nauto_migrate = off\nurl = host=/run/pg dbname=toll\n"
-                          "[journal]\nack=commit\nretention=0\nsegment_bytes=65536\n[batch]\nage=1500us\nrows=1\n"),
+                          "[journal]\nack=commit\nretention=0\nsegment_bytes=131072\n[batch]\nage=1500us\nrows=1\n"),
                      0);
     ck_assert_str_eq(config.daemon.socket, "/tmp/a b.sock");
     ck_assert_int_eq(config.daemon.socket_mode, 0666);
@@ -92,7 +92,7 @@ START_TEST(config_file_sets_every_type)
     ck_assert_str_eq(config.database.url, "host=/run/pg dbname=toll");
     ck_assert_int_eq(config.journal.ack, CONFIG_ACK_COMMIT);
     ck_assert_int_eq(config.journal.retention_us, 0);
-    ck_assert_int_eq(config.journal.segment_bytes, 65536);
+    ck_assert_int_eq(config.journal.segment_bytes, 131072);
     ck_assert_int_eq(config.batch.age_us, 1500);
     ck_assert_int_eq(config.batch.rows, 1);
 }
@@ -111,7 +111,7 @@ START_TEST(config_errors_name_line_option_and_value)
     refuses("[batch]\nbytes = 1T\n",
             ":2: batch.bytes: \"1T\" is not a size: a whole number of bytes, or with K, M or G");
     refuses("[batch]\nbytes = 9999999999G\n", ":2: batch.bytes: \"9999999999G\" is above 256M");
-    refuses("[journal]\nsegment_bytes = 63K\n", ":2: journal.segment_bytes: \"63K\" is below 64K");
+    refuses("[journal]\nsegment_bytes = 127K\n", ":2: journal.segment_bytes: \"127K\" is below 128K");
     refuses("[journal]\nack = perhaps\n", ":2: journal.ack: \"perhaps\" is not one of sync, write, commit");
     refuses("[database]\nauto_migrate = maybe\n", ":2: database.auto_migrate: \"maybe\" is not true or false");
     refuses("[daemon]\nsocket_mode = 0888\n", ":2: daemon.socket_mode: \"0888\" is not an octal mode");
