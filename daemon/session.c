@@ -135,6 +135,18 @@ static struct session *get(struct session_table *table, const uint8_t id[static 
     return session;
 }
 
+/* A copy with a NUL at its end. NULL: out of memory. */
+static char *copy_text(const char *text, size_t size)
+{
+    char *copy = malloc(size + 1);
+
+    if (!copy)
+        return NULL;
+    memcpy(copy, text, size);
+    copy[size] = '\0';
+    return copy;
+}
+
 /* Joins two JSON objects, as text: where a key stands in both, the earlier object's value comes last and so wins in jsonb. */
 static int merge_json(char **object, const struct toll_str *later)
 {
@@ -144,7 +156,7 @@ static int merge_json(char **object, const struct toll_str *later)
     if (!later->ptr)
         return 0;
     if (!*object) {
-        *object = strndup(later->ptr, later->len);
+        *object = copy_text(later->ptr, later->len);
         return *object ? 0 : -ENOMEM;
     }
     earlier_length = strlen(*object);
@@ -193,8 +205,8 @@ static int apply_end(struct session *session, struct session_change *change, con
     if (r < 0)
         return r;
     if (change->ends == 0) {
-        change->finish_reason = strndup(frame->finish_reason.ptr ? frame->finish_reason.ptr : "end",
-                                        frame->finish_reason.ptr ? frame->finish_reason.len : 3);
+        change->finish_reason = frame->finish_reason.ptr ? copy_text(frame->finish_reason.ptr, frame->finish_reason.len)
+                                                         : copy_text("end", 3);
         if (!change->finish_reason)
             return -ENOMEM;
         change->ended_us = occurred_us;

@@ -193,17 +193,17 @@ def go_back(database: Database, lsn: int, seen: str) -> None:
 def test_older_than_the_journal_keeps(daemon_factory: Factory, db: Database) -> None:
     """It stops storing, says what is missing, and keeps what there is, however long that takes; nothing is skipped until an operator
     accepts the loss, and then the loss is visible."""
-    daemon = daemon_factory(db.dsn, config={**QUICK, "journal.retention": "2s", "journal.segment_bytes": "64K"}).start()
+    daemon = daemon_factory(db.dsn, config={**QUICK, "journal.retention": "2s", "journal.segment_bytes": "128K"}).start()
     worker = Worker(daemon)
     worker.feed()
     daemon.wait_stored()
     old, seen = db.value("SELECT lsn FROM toll.journals"), db.value("SELECT seen::text FROM toll.streams")
-    worker.feed(40)
-    worker.feed(40)
+    worker.feed(100)
+    worker.feed(100)
     daemon.wait_stored()
     wait_until(lambda: daemon.status()["oldest_lsn"] > old, what="segments to be deleted")
     for _ in range(4):
-        worker.feed(40)
+        worker.feed(80)
     daemon.wait_stored()
     go_back(db, old, seen)
     left = stored(db)
@@ -229,13 +229,13 @@ def test_older_than_the_journal_keeps(daemon_factory: Factory, db: Database) -> 
 
 def test_replay_is_not_overtaken_by_retention(daemon_factory: Factory, db: Database) -> None:
     """What is stored again is kept until it is, though it was committed once and is old enough to go."""
-    daemon = daemon_factory(db.dsn, config={**QUICK, "journal.retention": "3s", "journal.segment_bytes": "64K"}).start()
+    daemon = daemon_factory(db.dsn, config={**QUICK, "journal.retention": "3s", "journal.segment_bytes": "128K"}).start()
     worker = Worker(daemon)
     worker.feed()
     daemon.wait_stored()
     old, seen = db.value("SELECT lsn FROM toll.journals"), db.value("SELECT seen::text FROM toll.streams")
     for _ in range(4):
-        worker.feed(40)
+        worker.feed(80)
     daemon.wait_stored()
     locker = db.connect()
     locker.autocommit = False

@@ -122,6 +122,25 @@ def test_many_sessions_at_daemons_at_once(daemon_factory: Factory, db: Database,
     assert together == alone
 
 
+def test_ends_at_one_while_events_come_to_the_other(daemon_factory: Factory, db: Database) -> None:
+    """Batches of events alone, which share their sessions' rows, beside batches that write totals: no sum is lost between them."""
+    print(f"seed {SEED}")
+    chance, ledger = random.Random(SEED), oracle.Ledger()
+    ids = [uuid.UUID(int=chance.getrandbits(128), version=4) for _ in range(SESSIONS * 2)]
+    daemons = [daemon_factory(db.dsn, config=CONFIG).start() for _ in range(2)]
+    both = [Feed(daemon, [ledger.of(*[frames.llm(session, 1, 1) for session in ids])]) for daemon in daemons]
+    for each in both:
+        each.wait()
+    for daemon in daemons:
+        daemon.wait_stored()
+    ends = [ledger.of(frames.session_end(session)) for session in chance.sample(ids, len(ids))]
+    events = [ledger.of(*[frames.llm(session, chance.randrange(1000), 1) for session in chance.choices(ids, k=8)]) for _ in range(6 * len(ids) // 4)]
+    statuses = stored_by(daemons, [ends, events])
+    late = db.value("SELECT sum(revision) FROM billing_sessions")
+    print(f"frames {len(ledger.records)} sessions {len(ids)} batches {[each['batches_committed'] for each in statuses]} corrections after the end"
+          f" {late} {ledger.check(db).figures}")
+
+
 @pytest.mark.parametrize("first_end", [0, 1])
 def test_one_session_step_by_step(daemon_factory: Factory, db: Database, first_end: int) -> None:
     """Start at one, events at both, the end at either, late events at both."""

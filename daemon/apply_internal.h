@@ -1,0 +1,100 @@
+/* What apply's files share; nobody else includes it.
+ *
+ * apply.c        a batch as a transaction, and what comes before and after it
+ * apply_read.c   records ▶ pieces ▶ pieces that were not stored before
+ * apply_store.c  pieces ▶ sessions and rows, carefully where some are refused */
+#ifndef TOLL_DAEMON_APPLY_INTERNAL_H
+#define TOLL_DAEMON_APPLY_INTERNAL_H
+
+#include "daemon/apply.h"
+#include "daemon/idhash.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { APPLY_DATAGRAM_ROOM = 1 << 20 /* no record is larger */ };
+
+struct stream_key { /* no padding: hashed as bytes */
+    uint8_t id[16];
+    uint32_t uid;
+};
+
+/* A stream in the cache. */
+struct known_stream {
+    struct stream_key key;
+    struct sink_stream stream;
+    UT_hash_handle hh;
+    bool changed; /* in this batch */
+};
+
+/* A frame of the batch, or bytes for quarantine. */
+struct piece {
+    struct sink_origin origin;
+    struct known_stream *stream; /* NULL: without an envelope */
+    uint64_t seq_end;
+    bool dropped; /* a duplicate, or in quarantine: nothing to store */
+    char *broken; /* why it is no frame; NULL: it may be one */
+};
+
+/* What a batch adds to the metrics when it is committed. */
+struct tally {
+    struct sink_counts counts;
+    uint64_t strings_replaced, gap_frames, replayed;
+};
+
+struct apply {
+    struct apply_options options;
+    struct sink *sink;
+    struct metrics *metrics;
+    struct journal_reader *reader;
+    struct toll_decoder *decoder;
+
+    pthread_mutex_t lock; /* of sessions */
+    struct session_table *sessions;
+    struct session_table *scratch; /* of one careful attempt */
+    struct known_stream *streams;
+
+    uint64_t lsn, passed, counted_lsn;
+    int64_t idle_since_us; /* nobody was idle before: memory knows nothing of it */
+    int64_t sweep_due_us;  /* when to look for live sessions that memory does not know */
+    bool careful;          /* the last try was refused: find out which frames are at fault */
+
+    /* The batch being built. */
+    char *arena; /* bytes of its datagrams */
+    size_t arena_size, arena_used;
+    struct piece *pieces;
+    size_t piece_count, piece_capacity;
+    struct sink_refused *refused;
+    size_t refused_count, refused_capacity;
+    struct sink_stream **stream_list;
+    size_t stream_capacity;
+    struct tally tally;
+    uint64_t to;
+    char first_class[8]; /* of failures in a careful attempt */
+    bool classes_differ;
+    size_t attempt_failures, attempt_successes;
+
+    /* A batch whose commit failed: the server may have done it all the same, which the next watermark tells. */
+    struct tally unsure;
+    uint64_t unsure_to; /* 0: none */
+};
+
+/* apply_read.c */
+void apply_clear_batch(struct apply *apply);
+void apply_forget_streams(struct apply *apply);
+/* Reads records until the batch is full or nothing durable is left: apply->to is where it ends. 0 or a negative errno of the reader. */
+int apply_gather(struct apply *apply) __attribute__((warn_unused_result));
+int apply_load_streams(struct apply *apply) __attribute__((warn_unused_result));
+/* Marks the pieces' numbers as seen; drops duplicates, and puts what is no frame into quarantine. */
+int apply_drop_stored(struct apply *apply) __attribute__((warn_unused_result));
+/* Puts a piece into quarantine. The reason is copied, and made clean. */
+int apply_refuse(struct apply *apply, struct piece *piece, const char *reason) __attribute__((warn_unused_result));
+/* Fills stream_list with the streams whose numbers changed in this batch. */
+int apply_list_changed(struct apply *apply, size_t *ret_count) __attribute__((warn_unused_result));
+
+/* apply_store.c: gives what is new to the sink. -EINVAL: the data is refused. */
+int apply_store_pieces(struct apply *apply) __attribute__((warn_unused_result));
+
+#endif
