@@ -2,8 +2,7 @@
 # run.sh [SECONDS]: runs each fuzzer built in $BUILD/fuzz for so long (30). `make fuzz` calls it. Stops at the first finding,
 # keeps its input and says how to run it again; a finding that is mended becomes a regression test among the unit tests.
 #
-# What a fuzzer has learnt stays in $BUILD/fuzz/corpus; it begins with tests/fuzz/corpus/<name> where there is one, and with
-# the golden frames in proto/vectors.
+# What a fuzzer has learnt stays in $BUILD/fuzz/corpus; fuzz_frame begins with tests/fuzz/corpus/frame, and so on.
 set -eu
 
 cd "$(dirname "$0")/../.."
@@ -20,10 +19,7 @@ for fuzzer in "$build"/fuzz/fuzz_*; do
     findings=$build/fuzz/findings/$name-
     log=$build/fuzz/$name.log
     mkdir -p "$corpus" "$build/fuzz/findings"
-    set -- "$corpus"
-    for seeds in "tests/fuzz/corpus/$name" proto/vectors; do
-        [ ! -d "$seeds" ] || set -- "$@" "$seeds"
-    done
+    set -- "$corpus" "tests/fuzz/corpus/${name#fuzz_}"
     if ! ASAN_OPTIONS=detect_leaks=1 "$fuzzer" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=70000 -print_final_stats=1 \
         -artifact_prefix="$findings" "$@" >"$log" 2>&1 </dev/null; then
         tail -n 60 "$log"
