@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <uuid/uuid.h>
 
 enum {
     RETRY_FIRST_US = 50 * 1000,
@@ -202,9 +203,10 @@ static void need_renewal(struct writer *w, uint64_t from, uint64_t watermark)
 static int start_at(struct writer *w, uint64_t watermark)
 {
     uint64_t unconfirmed = journal_unconfirmed_lsn(w->journal), oldest = journal_oldest_lsn(w->journal);
-    char error[512];
+    char error[512], id[37];
     int r;
 
+    uuid_unparse_lower(journal_uuid(w->journal), id);
     if (unconfirmed != UINT64_MAX && watermark > unconfirmed) {
         need_renewal(w, unconfirmed, watermark);
         return -EAGAIN;
@@ -218,8 +220,8 @@ static int start_at(struct writer *w, uint64_t watermark)
                  "the sink wants all from LSN %" PRIu64 ", but the journal keeps only what is above %" PRIu64
                  " (journal.retention): %" PRIu64
                  " bytes of frames are beyond it. Restore a younger copy of the database, or accept "
-                 "the loss: UPDATE toll.journals SET lsn = %" PRIu64 " WHERE lsn = %" PRIu64,
-                 watermark, oldest, oldest - watermark, oldest, watermark);
+                 "the loss: UPDATE toll.journals SET lsn = %" PRIu64 " WHERE journal_id = '%s' AND writer = 0",
+                 watermark, oldest, oldest - watermark, oldest, id);
         trouble(w, WRITER_STOPPED, error);
         return -ENOTRECOVERABLE;
     }

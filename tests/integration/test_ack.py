@@ -17,7 +17,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 import oracle
-from harness import ROOT, AckPage, Cluster, Daemon, Database, Sender, Sim, StreamSender, frames, make_dir, migrate, remove_dir, wait_until
+from harness import ROOT, AckPage, Daemon, Database, Sender, Sim, StreamSender, frames, make_dir, remove_dir, wait_until
 from senders import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, PAGE_BYTES
 
 F_SEAL_WRITE = 8
@@ -309,8 +309,10 @@ def test_a_socket_that_lingers_delays_nobody(logger: Daemon, lingering: int) -> 
     with StreamSender(logger.socket) as neighbour, Sender(logger.socket) as sender:
         neighbour.send(turn())
         neighbour.wait_acked()
+        logger.freeze()  # until the socket's last descriptor is on its way
         sender.send_datagram(frames.pack(turn()), [lingering])
         os.close(lingering)
+        logger.thaw()
         began = time.monotonic()
         for count in range(2, 22):
             neighbour.send(turn())
@@ -323,12 +325,10 @@ def test_a_socket_that_lingers_delays_nobody(logger: Daemon, lingering: int) -> 
 # --- when ---
 
 @pytest.mark.parametrize("ack", ["sync", "write", "commit"])
-def test_acknowledged_when_it_is_durable(daemon_factory: Factory, own_cluster: Cluster, ack: str) -> None:
+def test_acknowledged_when_it_is_durable(daemon_factory: Factory, db: Database, ack: str) -> None:
     """While PostgreSQL is down: on disk or with the kernel is enough for `sync` and `write`, never for `commit`."""
-    database = own_cluster.create_database()
-    migrate(database.dsn)
-    own_cluster.stop("immediate")
-    daemon = daemon_factory(database.dsn, config={"journal.ack": ack, "database.retry_max": "200ms"}).start()
+    db.cluster.stop("immediate")
+    daemon = daemon_factory(db.dsn, config={"journal.ack": ack, "database.retry_max": "200ms"}).start()
     with StreamSender(daemon.socket) as sender:
         sender.send(*frames.call(frames.new_session()))
         if ack == "commit":
@@ -339,12 +339,12 @@ def test_acknowledged_when_it_is_durable(daemon_factory: Factory, own_cluster: C
         else:
             assert sender.wait_acked(seconds=5) == 17
         assert daemon.status()["frames_stored"] == 0
-        own_cluster.start()
+        db.cluster.start()
         assert sender.wait_acked(seconds=30) == 17
         if ack == "commit":
-            assert database.value("SELECT count(*) FROM billing_events") == 9, "committed before it was acknowledged"
+            assert db.value("SELECT count(*) FROM billing_events") == 9, "committed before it was acknowledged"
     daemon.wait_stored()
-    assert database.value("SELECT count(*) FROM billing_events") == 9
+    assert db.value("SELECT count(*) FROM billing_events") == 9
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])

@@ -102,8 +102,8 @@ def test_backlog_does_not_cost_memory(own_cluster: Cluster, daemon_factory: Fact
     status = daemon.wait_stored(total, seconds=90 + BACKLOG / MIB)
     drained = time.monotonic() - began
     peak_draining = peak_bytes(daemon.pid)
-    print(f"backlog {status['journal_lsn'] / MIB:.0f} MiB, frames {total}, sessions {status['sessions_started']}, filled in {filled:.1f} s, drained in {drained:.1f} s"
-          f" ({total / drained:.0f} frames/s, {size / drained / MIB:.1f} MiB/s)")
+    print(f"backlog {status['journal_lsn'] / MIB:.0f} MiB, frames {total}, sessions {status['sessions_started']}, filled in {filled:.1f} s,"
+          f" drained in {drained:.1f} s ({total / drained:.0f} frames/s, {size / drained / MIB:.1f} MiB/s)")
     print(f"resident: at rest {resting / MIB:.1f} MiB, peak while filling {peak_filling / MIB:.1f} MiB,"
           f" while draining {peak_draining / MIB:.1f} MiB, limit {LIMIT // MIB} MiB")
     assert status["frames_stored"] == total

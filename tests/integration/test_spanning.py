@@ -158,7 +158,7 @@ def test_call_ends_the_same_whatever_happens(daemon_factory: Factory, db: Databa
     assert plain["metadata"] == {"user_id": "u_42", "tags": ["a", {"b": None}], "n": 1.5} and plain["raw_json"] == {"source": "sip"}
     assert plain["started_at"] == oracle.time_of(BEGAN) and plain["ended_at"] == oracle.time_of(BEGAN + 12_345_678)
     disturbed = [(Nothing, True), (StopAndStart, True), (KillAndStart, True), (KillAndStart, False), (Eviction, True), (DatabaseOutage, True),
-               (DatabaseGoneUntilTheEnd, False), (ConnectionsCut, True), (ConnectionsCut, False)]
+               (DatabaseGoneUntilTheEnd, False), (ConnectionsCut, False)]
     for kind, one_batch_each in disturbed:
         assert played(daemon_factory, db, kind, one_batch_each) == plain, (kind.__name__, one_batch_each)
     assert oracle.faults(db) == {}
@@ -251,7 +251,7 @@ def test_busy_session_is_no_orphan(daemon_factory: Factory, db: Database) -> Non
     daemon = daemon_factory(db.dsn, config={"sessions.idle_timeout": "2s", "sessions.max_in_memory": 1}).start()
     sessions = [frames.new_session() for _ in range(2)]
     with StreamSender(daemon.socket) as sender:
-        until = time.monotonic() + 5
+        until = time.monotonic() + 4.5
         while time.monotonic() < until:
             for session in sessions:
                 sender.send(frames.llm(session))
