@@ -124,6 +124,8 @@ int journal_append(struct journal *journal, uint8_t kind, uint8_t flags, uint32_
     size_t need = JOURNAL_RECORD_HEADER + size;
     chunks_release(journal);
     int r = record_place(journal, need, true);
+    if (r == -EMFILE || r == -ENFILE || r == -ENOMEM) /* no segment just now; the log is as it was */
+        r = -EAGAIN;
     if (r < 0)
         return r == -EAGAIN || r == -ENOSPC || r == -EMSGSIZE ? r : journal_fail(journal, r);
 

@@ -101,7 +101,7 @@ const uint8_t *journal_uuid(const struct journal *journal); /* 16 bytes; changes
 
 /* Appends one record to the group in memory. Returns 0 and the LSN after it; or nothing was appended and
  *   -EAGAIN    too much is not durable yet: stop reading until a sync has moved the durable LSN, or journal_rewrite()
- *              has mended a failure
+ *              has mended a failure; or no descriptor or memory is to be had just now
  *   -ENOSPC    the journal is full: stop reading; journal_collect() finds room again, and until then this costs no
  *              system call
  *   -EMSGSIZE  size is above JOURNAL_PAYLOAD_MAX or does not fit a segment

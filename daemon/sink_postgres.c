@@ -159,7 +159,7 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
             s->error, sizeof(s->error),
             "this database has no watermark for journal %s, though it had one before: is it the right database? If it is, say where to go on: "
             "INSERT INTO toll.journals (journal_id, writer, lsn) VALUES ('%s', %s, %" PRIu64
-            ") stores all that the journal still holds",
+            ") stores all that the journal still holds; should the rows be there already, frames of senders without an envelope come twice",
             s->journal, s->journal, s->writer, journal->register_lsn);
         return -ENOENT;
     }
@@ -173,9 +173,12 @@ static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
     char from_text[24], to_text[24];
     const char *parameters[] = {s->journal, s->writer, from_text, to_text};
     PGresult *result;
-    /* Sessions are locked before events, in the order in which attaching a partition takes its locks. */
-    int r = pg_exec(&s->pg, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on; "
-                            "LOCK TABLE public.billing_sessions IN ROW EXCLUSIVE MODE");
+    /* No table changes under a batch: else a constraint dropped halfway would let rows be quarantined that are welcome by now, and a
+     * trigger could appear unseen. Sessions before events, the order in which attaching a partition takes its locks. */
+    int r = pg_exec(
+        &s->pg,
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on; "
+        "LOCK TABLE public.billing_sessions, public.billing_events, public.session_transcripts IN ROW EXCLUSIVE MODE");
 
     if (r < 0)
         return failed(s, "beginning a transaction", r);
@@ -273,20 +276,18 @@ static int op_add(struct sink *sink, const struct sink_row *row)
     return 0;
 }
 
-/* Whether a user has put a trigger on the tables we COPY into, partitions included. The lock keeps it from appearing
- * before the transaction ends; replica mode would silence it. */
+/* Whether a user has put a trigger on the tables we COPY into, partitions included; replica mode would silence it. (None can appear
+ * before the transaction ends: the tables are locked.) */
 static int user_triggers(struct sink_postgres *s, bool *ret)
 {
     PGresult *result;
-    int r = pg_exec(&s->pg, "LOCK TABLE public.billing_events, public.session_transcripts IN ROW EXCLUSIVE MODE");
+    int r = pg_query(
+        &s->pg, &result,
+        "SELECT EXISTS (SELECT FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'R') AND tgrelid IN ("
+        "SELECT relid FROM pg_partition_tree('public.billing_events') UNION ALL "
+        "SELECT relid FROM pg_partition_tree('public.session_transcripts')))",
+        0, NULL);
 
-    if (r == 0)
-        r = pg_query(
-            &s->pg, &result,
-            "SELECT EXISTS (SELECT FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'R') AND tgrelid IN ("
-            "SELECT relid FROM pg_partition_tree('public.billing_events') UNION ALL "
-            "SELECT relid FROM pg_partition_tree('public.session_transcripts')))",
-            0, NULL);
     if (r != 0)
         return r;
     *ret = PQgetvalue(result, 0, 0)[0] == 't';

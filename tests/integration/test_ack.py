@@ -322,6 +322,30 @@ def test_a_socket_that_lingers_delays_nobody(logger: Daemon, lingering: int) -> 
         assert logger.stop(seconds=2) == 0
 
 
+def test_used_up_descriptors_pause_but_do_not_kill(daemon_factory: Factory, lingering: int) -> None:
+    """Whoever may send can make the daemon hold descriptors for a while: all it has, behind one that lingers. What needs one more, a
+    new journal file say, waits until they are closed."""
+    daemon = daemon_factory(config={"journal.segment_bytes": "128K"}, wrapper=["prlimit", "--nofile=200:200"]).start()
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    with StreamSender(daemon.socket) as worker, Sender(daemon.socket) as hostile:
+        worker.send(turn())
+        worker.wait_acked()
+        daemon.freeze()
+        hostile.send_datagram(frames.pack(turn()), [lingering])
+        os.close(lingering)
+        daemon.thaw()
+        wait_until(lambda: daemon.status()["descriptors_refused"] == 1, 5)
+        hostile.send_datagram(frames.pack(turn()), [null] * 253)
+        wait_until(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) == 200, 5, "descriptors to be used up")
+        for _ in range(300):
+            worker.send(frames.tts(frames.new_session(), raw={"x": "y" * 900}))
+        assert worker.acked < 301, "or this test proves nothing"
+        assert worker.wait_acked(seconds=20) == 301
+        wait_until(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) < 50, 5, "them to be closed")
+    os.close(null)
+    assert daemon.running and daemon.status()["intake"] == "reading"
+
+
 # --- when ---
 
 @pytest.mark.parametrize("ack", ["sync", "write", "commit"])

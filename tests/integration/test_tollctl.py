@@ -55,7 +55,8 @@ def bare(daemon_factory: Factory) -> Daemon:
 def test_help(bare: Daemon) -> None:
     done = ask(bare, "--help")
     assert done.returncode == DONE and not done.stderr
-    for word in (*COMMANDS, "--json", "--control", "--database", "--config", "--limit", "--timeout", "--since", "--bytes", "--version", "Exit status"):
+    for word in (*COMMANDS, "--json", "--control", "--database", "--config", "--limit", "--timeout", "--since", "--bytes", "--version",
+                 "Exit status"):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 130
 
@@ -144,7 +145,8 @@ def test_something_else_at_the_control_socket(bare: Daemon) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(bare.control))
         listener.listen()
-        with subprocess.Popen([BUILD / "tollctl", "status"], env=bare.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asking:
+        with subprocess.Popen([BUILD / "tollctl", "status"], env=bare.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True) as asking:
             connection, _ = listener.accept()
             with connection:
                 connection.recv(100)
@@ -233,7 +235,8 @@ def test_sessions(daemon: Daemon) -> None:
     assert text.splitlines()[0].split()[0] == "SESSION" and str(live[1]) in text and str(live[3]) not in text and "--limit" in text
 
 
-TOTALS = {"llm_calls": 3, "llm_input_tokens": 303, "llm_output_tokens": 63, "tts_calls": 3, "tts_chars": 123, "stt_calls": 3, "stt_audio_us": 3004500 + 0}
+TOTALS = {"llm_calls": 3, "llm_input_tokens": 303, "llm_output_tokens": 63, "tts_calls": 3, "tts_chars": 123, "stt_calls": 3,
+          "stt_audio_us": 3004500}
 
 
 def totals(answer: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +251,8 @@ def test_session_live_ended_and_after_a_restart(daemon: Daemon, db: Database) ->
     assert live["source"] == "daemon" and live["session"]["complete"] is True and totals(live) == TOTALS
     assert db.value("SELECT llm_calls FROM billing_sessions WHERE session_id = %s", str(session)) == 0, "not written before the end"
     text = ask(daemon, "session", str(session).upper())
-    assert text.returncode == DONE and text.stdout.startswith("live, from the daemon's memory\n") and re.search(r"^llm_input_tokens +303$", text.stdout, re.M)
+    assert text.returncode == DONE and text.stdout.startswith("live, from the daemon's memory\n")
+    assert re.search(r"^llm_input_tokens +303$", text.stdout, re.M)
 
     daemon.restart()
     send(daemon, frames.usage("sms", 1, session))  # so that memory has heard of it again, but not of all of it

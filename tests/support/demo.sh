@@ -32,7 +32,7 @@ run() { # run COMMAND: prints it as one would type it, and runs it
     printf '   $ %s\n' "$1"
     result=0
     eval "$1" >"$D/output" 2>&1 || result=$?
-    sed 's/^/   /' "$D/output"
+    sed -e '${/^$/d' -e '}' -e 's/^/   /' "$D/output"
     return "$result"
 }
 quietly() { # the same for a command that stays, or says nothing of interest
@@ -60,6 +60,8 @@ status_number() { # status_number KEY: of tollctl's status, 0 while the daemon i
     echo "${value:-0}"
 }
 value() { psql -X -At -c "$1"; }
+
+brief="tollctl status | grep -E '^(sink_state|frames_(received|stored|duplicate|pending)|sessions_live)'"
 
 # --- the end, whatever happens ---
 
@@ -113,12 +115,12 @@ quietly 'tolld 2>$D/tolld.log &'
 tolld=$!
 wait_for 10 'tollctl status'
 
-heading 'Voice workers: several processes, linked with libtoll, play calls in three languages'
-calls='--workers 4 --calls 12 --concurrent 5 --seed 42 --pace 40 --abandon 3'
-quietly "tollsim $calls --json >\$D/sim.json 2>\$D/sim.log &"
+heading 'Voice workers: several processes, linked with libtoll, play calls in several languages'
+quietly 'tollsim --workers 4 --calls 12 --concurrent 5 --abandon 3 --seed 42 --pace 40 \
+             --json >$D/sim.json 2>$D/sim.log &'
 sim=$!
 wait_for 20 '[ "$(status_number frames_received)" -ge 400 ] && [ "$(status_number sessions_live)" -ge 3 ]'
-run 'tollctl status'
+run "$brief"
 in_flight=$(status_number sessions_live)
 
 heading "SIGKILL for the daemon, with $in_flight calls in flight, and a new one in its place"
@@ -132,7 +134,7 @@ say '' 'The workers noticed by themselves: what was not acknowledged they send a
 wait "$sim" || { say 'tollsim failed:'; cat "$D/sim.json" "$D/sim.log"; exit 1; }
 sim=''
 run 'tollctl flush'
-run 'tollctl status'
+run "$brief"
 
 heading 'The calls'
 run "psql -c \"SELECT left(session_id::text, 8) AS session, metadata->>'user_id' AS user_id,
@@ -140,7 +142,7 @@ run "psql -c \"SELECT left(session_id::text, 8) AS session, metadata->>'user_id'
             llm_calls AS llm, llm_input_tokens AS tokens_in, llm_output_tokens AS tokens_out,
             tts_chars, round(stt_audio_ms::numeric) AS stt_ms
        FROM session_totals ORDER BY live DESC, started_at, session_id LIMIT 14\""
-say "$(value 'SELECT count(*) FROM billing_sessions') calls in all; the live ones never sent an end, and are closed as orphaned when they have been idle for long."
+say "$(value 'SELECT count(*) FROM billing_sessions') calls in all. The live ones never sent an end; idle for an hour, they are closed as orphaned."
 
 heading 'One of them, word for word, with an answer the caller interrupted'
 S=$(value "SELECT session_id FROM session_transcripts GROUP BY session_id
@@ -151,8 +153,9 @@ run "psql -c \"SELECT to_char(occurred_at, 'HH24:MI:SS.MS') AS at, role, languag
        FROM session_transcripts WHERE session_id = '\$S' ORDER BY occurred_at LIMIT 16\""
 
 heading 'Totals per model'
-run 'psql -c "SELECT event_type AS type, provider, model, meter, calls, input_tokens, cached_input_tokens AS cached,
-            output_tokens, chars, audio_minutes AS minutes, quantity
+run 'psql -c "SELECT event_type AS type, provider, coalesce(model, meter) AS model, calls,
+            input_tokens AS input, cached_input_tokens AS cached, output_tokens AS output, chars, audio_minutes AS minutes,
+            trim_scale(quantity) AS quantity
        FROM model_usage ORDER BY event_type, provider, model, meter"'
 
 heading 'The proof'
@@ -160,17 +163,17 @@ verified=yes
 run 'tollctl verify' || verified=no
 accepted=$(number "$D/sim.json" accepted)
 acked=$(number "$D/sim.json" acked)
-gaps=$(number "$D/sim.json" gaps)
+accepted=$((accepted + $(number "$D/sim.json" gaps))) # a report of refused frames is a frame, too
 run "psql -c 'SELECT sum(received) AS received, sum(stored) AS stored, sum(duplicates) AS duplicates,
               sum(quarantined) AS quarantined FROM toll.batches'"
 stored=$(value 'SELECT coalesce(sum(stored), 0) FROM toll.batches')
 duplicates=$(value 'SELECT coalesce(sum(duplicates), 0) FROM toll.batches')
-say "sent by the workers (accepted by libtoll)   $accepted" \
+say '' "sent by the workers (accepted by libtoll)   $accepted" \
     "acknowledged to them as durable             $acked" \
     "stored in PostgreSQL                        $stored" \
     "received twice, and stored once             $duplicates"
 verdict=0
-if [ "$accepted" -gt 0 ] && [ "$accepted" = "$acked" ] && [ $((accepted + ${gaps:-0})) = "$stored" ] && [ "$verified" = yes ]; then
+if [ "$accepted" -gt 0 ] && [ "$accepted" = "$acked" ] && [ "$accepted" = "$stored" ] && [ "$verified" = yes ]; then
     say '' 'sent = stored: nothing lost, nothing twice, totals equal to the sum of events.'
 else
     say '' 'FAILED: sent and stored differ, or tollctl verify found a fault.'
