@@ -351,7 +351,7 @@ def test_used_up_descriptors_pause_but_do_not_kill(daemon_factory: Factory, ling
 @pytest.mark.parametrize("ack", ["sync", "write", "commit"])
 def test_acknowledged_when_it_is_durable(daemon_factory: Factory, db: Database, ack: str) -> None:
     """While PostgreSQL is down: on disk or with the kernel is enough for `sync` and `write`, never for `commit`."""
-    db.cluster.stop("immediate")
+    db.cluster.stop()
     daemon = daemon_factory(db.dsn, config={"journal.ack": ack, "database.retry_max": "200ms"}).start()
     with StreamSender(daemon.socket) as sender:
         sender.send(*frames.call(frames.new_session()))

@@ -28,7 +28,7 @@ Factory = Callable[..., Daemon]
 @pytest.fixture
 def database(db: Database) -> Database:
     """A migrated database whose server is down, as if for the night."""
-    db.cluster.stop("immediate")
+    db.cluster.stop()
     return db
 
 
@@ -111,7 +111,7 @@ def test_full_again_and_again(daemon_factory: Factory, database: Database) -> No
             database.cluster.start()
             wait_until(lambda: len(stored_numbers(database, session)) == sent, 30, "all to be stored")
             wait_until(lambda: not paused(daemon), 5, "reading to go on")
-            database.cluster.stop("immediate")
+            database.cluster.stop()
     database.cluster.start()
     assert stored_numbers(database, session) == list(range(sent))
     print(f"{sent} plain frames in three rounds, none lost")

@@ -19,7 +19,7 @@ import msgpack
 import pytest
 
 import oracle
-from harness import ROOT, Cluster, Daemon, Database, Sender, StreamSender, frames, migrate, rss_bytes, wait_until
+from harness import ROOT, SLOWNESS, Cluster, Daemon, Database, Sender, StreamSender, frames, migrate, rss_bytes, wait_until
 
 DATAGRAM_MAX = 65536
 COUNT_MAX = 2**31 - 1
@@ -388,7 +388,7 @@ def test_thousands_of_tiny_invalid_frames(bed: Bed, numbered: bool) -> None:
         (len(tiny), "expected a map, got nil", "expected a map, got nil", len(tiny) if numbered else 0)]
     grown = rss_bytes(bed.daemon.pid) - bed.rss
     print(f"{len(tiny)} frames in one datagram; resident memory has grown by {grown >> 10} KiB since the start")
-    assert grown < GROWTH_MAX
+    assert grown < GROWTH_MAX or SLOWNESS > 1, "a sanitizer keeps memory of its own"
 
 
 def test_random_bytes(bed: Bed) -> None:
@@ -711,6 +711,6 @@ def test_all_of_it_adds_up(bed: Bed) -> None:
     log = bed.daemon.log_text()
     print(f"{counts['received']} frames: {counts['stored']} stored, {counts['quarantined']} quarantined, {counts['duplicate']} duplicate; "
           f"resident memory grew by {grown >> 10} KiB; {len(log.splitlines())} lines of log")
-    assert grown < GROWTH_MAX
+    assert grown < GROWTH_MAX or SLOWNESS > 1, "a sanitizer keeps memory of its own"
     assert len(log.splitlines()) < 60, "a worker must not be able to flood the log"
     assert bed.daemon.stop() == 0

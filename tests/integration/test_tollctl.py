@@ -275,7 +275,7 @@ def test_session_incomplete_and_the_database_away(daemon: Daemon, db: Database) 
     send(daemon, *frames.call(session, end=False))
     daemon.restart()
     send(daemon, frames.llm(session))
-    db.cluster.stop("immediate")
+    db.cluster.stop()
     done = ask(daemon, "--json", "session", str(session))
     assert done.returncode == NO_DATABASE and "not complete" in done.stderr
     assert json.loads(done.stdout)["session"]["complete"] is False
