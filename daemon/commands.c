@@ -14,7 +14,13 @@
 #include <utlist.h>
 #include <uuid/uuid.h>
 
-enum { LIST_DEFAULT = 50, LIST_MAX = 10000, FLUSH_DEFAULT_MS = 10000, FLUSH_MAX_MS = 600000 };
+enum {
+    LIST_DEFAULT = 50,
+    LIST_MAX = 10000,
+    FLUSH_DEFAULT_MS = 10000,
+    FLUSH_MAX_MS = 600000,
+    FLUSHES_MAX = 8 /* of the control socket's 32 clients: the others must get through */
+};
 
 /* --- status ------------------------------------------------------------------------------------------------------- */
 
@@ -343,9 +349,15 @@ static void run_flush(void *context, const msgpack_object *args, struct control_
     struct writer_status status;
     struct flush_wait *wait;
     uint64_t timeout_ms;
+    int waiting;
 
     if (value_uint(args, "timeout_ms", FLUSH_DEFAULT_MS, FLUSH_MAX_MS, &timeout_ms) < 0) {
         control_reply_error(request, "timeout_ms: expected a number up to %d", FLUSH_MAX_MS);
+        return;
+    }
+    DL_COUNT(c->waits, wait, waiting);
+    if (waiting >= FLUSHES_MAX) {
+        control_reply_error(request, "%d others wait for a flush already", waiting);
         return;
     }
     wait = calloc(1, sizeof(*wait));

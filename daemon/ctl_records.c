@@ -49,7 +49,7 @@ static int printed(int r)
     " " CTL_MICROSECONDS("ended_at") " AS ended_at_us, " CTL_MICROSECONDS("last_activity_at") " AS last_activity_us," \
     " round(duration_secs * 1000000)::bigint AS duration_us, finish_reason," \
     " llm_calls, llm_input_tokens, llm_output_tokens, tts_calls, tts_chars," \
-    " stt_calls, round(stt_audio_ms * 1000)::bigint AS stt_audio_us, metadata" \
+    " stt_calls, round((stt_audio_ms * 1000)::numeric) AS stt_audio_us, metadata" \
     " FROM public.session_totals WHERE session_id = $1::uuid"
 /* clang-format on */
 

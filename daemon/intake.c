@@ -41,7 +41,7 @@ struct intake {
     void (*on_stopped)(void *context);
     void (*on_renew)(void *context);
 
-    bool held; /* a datagram that was read and does not fit yet */
+    bool held; /* a datagram that was read, but memory was short: the same again soon */
     struct datagram datagram;
     char buffer[TOLL_DATAGRAM_MAX];
 };
@@ -204,15 +204,43 @@ static void set_paused(struct intake *intake, int reason)
 
 /* --- reading -------------------------------------------------------------------------------------------------------------- */
 
-/* One more datagram, or the one that did not fit before. False: there is none, or it still does not fit. */
+/* A datagram is taken out of the socket only when the journal has a place for it: what waits there outlives this process. 0, -EAGAIN
+ * with nothing to read, or why the journal has no place. */
+static int make_room(struct intake *intake, bool *ret_empty)
+{
+    int r = journal_room(intake->journal, TOLL_DATAGRAM_MAX, true);
+    ssize_t size;
+
+    *ret_empty = false;
+    if (r == 0)
+        return 0;
+    size = listener_peek(intake->fd);
+    if (size < 0) {
+        *ret_empty = true;
+        return -EAGAIN;
+    }
+    return journal_room(intake->journal, size < TOLL_DATAGRAM_MAX ? (size_t)size : TOLL_DATAGRAM_MAX, false);
+}
+
+/* One more datagram. False: there is none, or there is no place for it. */
 static bool read_one(struct intake *intake)
 {
+    bool empty;
     int r;
 
     if (!intake->held) {
-        r = listener_receive(intake->fd, intake->buffer, sizeof(intake->buffer), &intake->datagram);
-        if (r == -EAGAIN)
+        r = make_room(intake, &empty);
+        if (r < 0 && !empty && r != -ENOSPC && r != -EAGAIN)
+            break_down(intake, r);
+        if (r < 0) {
+            set_paused(intake, empty ? 0 : r);
             return false;
+        }
+        r = listener_receive(intake->fd, intake->buffer, sizeof(intake->buffer), &intake->datagram);
+        if (r == -EAGAIN) {
+            set_paused(intake, 0);
+            return false;
+        }
         if (r < 0) {
             static struct log_limit limit = LOG_LIMIT(5, 60 * 1000000);
 
@@ -333,7 +361,7 @@ static void after_sync(uv_work_t *work, int status)
     if (intake->options.ack != INTAKE_ACK_COMMIT)
         acknowledge(intake);
     intake->options.durable(intake->options.context);
-    if (intake->held)
+    if (intake->paused)
         read_some(intake, READ_AT_ONCE);
     watch_socket(intake);
     start_sync(intake);
@@ -380,7 +408,7 @@ static void on_tend(uv_timer_t *timer)
     metrics_set(&intake->metrics->streams, streams_count(intake->streams));
     metrics_set(&intake->metrics->ack_pages, streams_pages(intake->streams));
     metrics_set(&intake->metrics->journal_bytes, journal_disk_bytes(intake->journal));
-    if (intake->held) {
+    if (intake->paused) {
         read_some(intake, READ_AT_ONCE);
         watch_socket(intake);
     }
@@ -464,9 +492,6 @@ void intake_stop(struct intake *intake, void (*stopped)(void *context))
 {
     if (intake->stopping)
         return;
-    if (intake->held)
-        log_error(
-            "stopping while the journal is full: one datagram that was read is not kept; a worker that uses libtoll sends it again");
     intake->stopping = true;
     intake->on_stopped = stopped;
     streams_tend(intake->streams, page_state(intake), (uint64_t)clock_boottime_ms());

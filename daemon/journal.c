@@ -152,6 +152,24 @@ int journal_append(struct journal *journal, uint8_t kind, uint8_t flags, uint32_
     return 0;
 }
 
+int journal_room(struct journal *journal, size_t size, bool cheap)
+{
+    size_t need = JOURNAL_RECORD_HEADER + size;
+
+    if (journal->failed)
+        return journal->failed;
+    if (journal->pending)
+        return -ENOSPC;
+    if (cheap)
+        return segment_capacity_end(journal->last) >= journal->tip + need &&
+                       journal->buffered + need + CHUNK_BYTES <= GROUP_BYTES_MAX
+                   ? 0
+                   : -EAGAIN;
+    chunks_release(journal);
+    int r = record_place(journal, need, true);
+    return r == -ENOMEM || r == -EMFILE || r == -ENFILE ? -EAGAIN : r;
+}
+
 int journal_write(struct journal *journal)
 {
     if (journal->failed)

@@ -109,6 +109,17 @@ static void read_control(struct msghdr *message, struct datagram *ret)
     }
 }
 
+ssize_t listener_peek(int fd)
+{
+    ssize_t size;
+    char byte;
+
+    do
+        size = recv(fd, &byte, sizeof(byte), MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+    while (size < 0 && errno == EINTR);
+    return size < 0 ? -errno : size;
+}
+
 int listener_receive(int fd, void *buf, size_t cap, struct datagram *ret)
 {
     union {

@@ -26,6 +26,9 @@ int listener_bind(const char *path, mode_t mode) __attribute__((warn_unused_resu
  * bytes if the kernel allows. 0, -ENOTSOCK or -EPROTOTYPE for what is no AF_UNIX datagram socket. */
 int listener_prepare(int fd, int receive_buffer_bytes) __attribute__((warn_unused_result));
 
+/* The size of the next datagram, which stays where it is; -EAGAIN when there is none, other -errno. */
+ssize_t listener_peek(int fd) __attribute__((warn_unused_result));
+
 /* Receives one datagram without blocking. 0, -EAGAIN when there is none, other -errno. */
 int listener_receive(int fd, void *buf, size_t cap, struct datagram *ret) __attribute__((warn_unused_result));
 

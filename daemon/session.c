@@ -217,24 +217,22 @@ static int apply_end(struct session *session, struct session_change *change, con
     return 0;
 }
 
-static void add_usage(struct session_totals *totals, const struct toll_frame *frame)
+/* False: a sum does not fit; it is left as it was. */
+static bool add_usage(struct session_totals *totals, const struct toll_frame *frame)
 {
     switch (frame->type) {
     case TOLL_FRAME_LLM:
-        totals->llm_input_tokens += frame->input_tokens;
-        totals->llm_output_tokens += frame->output_tokens;
         totals->llm_calls++;
-        break;
+        return !__builtin_add_overflow(totals->llm_input_tokens, frame->input_tokens, &totals->llm_input_tokens) &&
+               !__builtin_add_overflow(totals->llm_output_tokens, frame->output_tokens, &totals->llm_output_tokens);
     case TOLL_FRAME_TTS:
-        totals->tts_chars += frame->char_count;
         totals->tts_calls++;
-        break;
+        return !__builtin_add_overflow(totals->tts_chars, frame->char_count, &totals->tts_chars);
     case TOLL_FRAME_STT:
-        totals->stt_audio_us += frame->audio_duration_us;
         totals->stt_calls++;
-        break;
+        return !__builtin_add_overflow(totals->stt_audio_us, frame->audio_duration_us, &totals->stt_audio_us);
     default:
-        break;
+        return true;
     }
 }
 
@@ -252,7 +250,8 @@ int session_apply(struct session_table *table, const struct toll_frame *frame, i
     else if (frame->type == TOLL_FRAME_SESSION_END)
         r = apply_end(session, change, frame, occurred_us, reported_us);
     else {
-        add_usage(&session->totals, frame);
+        if (!add_usage(&session->totals, frame))
+            session->whole = false; /* absurd durations: let the database add them up */
         change->rows++;
     }
     if (r < 0)

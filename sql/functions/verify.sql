@@ -35,10 +35,10 @@ BEGIN
                END
         FROM (SELECT s.session_id,
                      ARRAY[s.llm_input_tokens, s.llm_output_tokens, s.llm_calls, s.tts_chars, s.tts_calls,
-                           round(s.stt_audio_ms * 1000)::bigint, s.stt_calls] AS stored,
+                           round((s.stt_audio_ms * 1000)::numeric), s.stt_calls] AS stored,
                      ARRAY[coalesce(t.llm_input_tokens, 0), coalesce(t.llm_output_tokens, 0), coalesce(t.llm_calls, 0),
                            coalesce(t.tts_chars, 0), coalesce(t.tts_calls, 0),
-                           round(coalesce(t.stt_audio_ms, 0) * 1000)::bigint, coalesce(t.stt_calls, 0)] AS summed
+                           round((coalesce(t.stt_audio_ms, 0) * 1000)::numeric), coalesce(t.stt_calls, 0)] AS summed
               FROM public.billing_sessions s
               LEFT JOIN (SELECT * FROM toll.session_sums u WHERE $3 IS NULL OR u.session_id = ANY ($3)) t
                   ON t.session_id = s.session_id
