@@ -22,7 +22,6 @@ struct config {
         int socket_mode, control_mode;
         int log_level; /* enum log_level */
         int64_t shutdown_deadline_us;
-        int64_t receive_buffer_bytes;
         bool adopt_journal;
     } daemon;
     struct {

@@ -40,8 +40,6 @@ const struct config_option config_options[] = {
      .doc = "where workers send; unused when systemd passes the socket"},
     {"daemon", "socket_mode", "0660", MODE(daemon.socket_mode),
      .doc = "permissions of that socket, octal: who may write to it may record"},
-    {"daemon", "receive_buffer", "8M", BYTES(daemon.receive_buffer_bytes, 64 * KB, 1 * GB),
-     .doc = "the socket's receive buffer in the kernel"},
     {"daemon", "control", "/run/toll/control.sock", PATH(daemon.control, SOCKET_PATH_MAX), .env = "TOLL_CONTROL",
      .doc = "where tollctl asks"},
     {"daemon", "control_mode", "0660", MODE(daemon.control_mode), .doc = "permissions of that socket, octal"},
@@ -66,7 +64,8 @@ const struct config_option config_options[] = {
 
     {"journal", "ack", "sync", ENUM(journal.ack, ack_names),
      .doc = "when a frame counts as durable: synced to disk, given to the kernel, or committed"},
-    {"journal", "segment_bytes", "64M", BYTES(journal.segment_bytes, 128 * KB, 1 * GB), .doc = "size of a journal file"},
+    {"journal", "segment_bytes", "64M", BYTES(journal.segment_bytes, 128 * KB, 1 * GB),
+     .doc = "size of a journal file"},
     {"journal", "max_bytes", "16G", BYTES(journal.max_bytes, 128 * KB, 1024 * TB), RELOADABLE,
      .doc = "the daemon stops reading above this size of the journal"},
     {"journal", "min_free_bytes", "256M", BYTES(journal.min_free_bytes, 0, 1024 * TB), RELOADABLE,

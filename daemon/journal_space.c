@@ -61,8 +61,8 @@ static struct segment *segment_deletable(struct journal *journal, uint64_t commi
     for (struct segment *s = journal->first; s && !found; s = s->next) {
         if (s->fd >= 0 || s == journal->last || s->end >= durable)
             break;
-        bool committed = s->end <= committed_lsn && s->end <= hold &&
-                         (pressed || now_us - s->last_us >= journal->retention_us);
+        bool committed =
+            s->end <= committed_lsn && s->end <= hold && (pressed || now_us - s->last_us >= journal->retention_us);
         if (segment_superseded(s) || (oldest && committed))
             found = s;
         oldest = false;

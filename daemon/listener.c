@@ -70,7 +70,7 @@ static int check_option(int fd, int option, int expected, int error)
     return value == expected ? 0 : error;
 }
 
-int listener_prepare(int fd, int receive_buffer_bytes)
+int listener_prepare(int fd)
 {
     const int on = 1;
     int r;
@@ -83,9 +83,6 @@ int listener_prepare(int fd, int receive_buffer_bytes)
     if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0 ||
         fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
         return -errno;
-    if (receive_buffer_bytes > 0 &&
-        setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receive_buffer_bytes, sizeof(receive_buffer_bytes)) < 0)
-        (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_buffer_bytes, sizeof(receive_buffer_bytes));
     return 0;
 }
 

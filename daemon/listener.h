@@ -22,9 +22,10 @@ struct datagram {
  * listen, -ENAMETOOLONG for a path over 107 bytes. */
 int listener_bind(const char *path, mode_t mode) __attribute__((warn_unused_result));
 
-/* Prepares a socket that came from listener_bind() or from the service manager: non-blocking, credentials on, a receive buffer of that many
- * bytes if the kernel allows. 0, -ENOTSOCK or -EPROTOTYPE for what is no AF_UNIX datagram socket. */
-int listener_prepare(int fd, int receive_buffer_bytes) __attribute__((warn_unused_result));
+/* Prepares a socket that came from listener_bind() or from the service manager: non-blocking, credentials on. 0, or -ENOTSOCK or -EPROTOTYPE for
+ * what is no AF_UNIX datagram socket. (Its receive buffer plays no part: datagrams are charged to the sender, and counted by
+ * net.unix.max_dgram_qlen; unix(7).) */
+int listener_prepare(int fd) __attribute__((warn_unused_result));
 
 /* The size of the next datagram, which stays where it is; -EAGAIN when there is none, other -errno. */
 ssize_t listener_peek(int fd) __attribute__((warn_unused_result));

@@ -141,7 +141,7 @@ static int open_socket(struct tolld *d)
                   config->daemon.socket, strerror(-d->socket));
         return d->socket;
     }
-    r = listener_prepare(d->socket, (int)config->daemon.receive_buffer_bytes);
+    r = listener_prepare(d->socket);
     if (r < 0)
         log_error("the socket that was passed can't be used error=%s", strerror(-r));
     else

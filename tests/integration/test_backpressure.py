@@ -48,12 +48,13 @@ def fill(daemon: Daemon, sender: socket.socket, session: uuid.UUID, first: int =
 
     def full() -> bool:
         nonlocal number
+        stopped = paused(daemon)  # before sending: what it read since has left room in the queue
         try:
             while True:
                 sender.send(frames.pack(frames.tts(session, 1, request_id=str(number), raw={"x": "y" * 900})))
                 number += 1
         except BlockingIOError:
-            return paused(daemon)
+            return stopped and paused(daemon)
     wait_until(full, 20, "the daemon to stop reading", every=0.002)
     return number
 

@@ -123,7 +123,7 @@ START_TEST(refused_row_among_many_goes_alone)
     ck_assert_uint_eq(rows_tagged("bad"), 0);
     ck_assert_uint_eq(db.now.refused_count, 4);
     ck_assert_ptr_nonnull(strstr(db.refused[0].reason, "P0001"));
-    check_counts(4 * COUNT);
+    check_counts(4 * (uint64_t)COUNT);
 }
 END_TEST
 

@@ -62,7 +62,6 @@ START_TEST(config_defaults_are_those_documented)
     ck_assert_int_eq(config.daemon.socket_mode, 0660);
     ck_assert_int_eq(config.daemon.log_level, LOG_LEVEL_INFO);
     ck_assert_int_eq(config.daemon.shutdown_deadline_us, 10000000);
-    ck_assert_int_eq(config.daemon.receive_buffer_bytes, 8 << 20);
     ck_assert_str_eq(config.database.url, "");
     ck_assert(config.database.auto_migrate);
     ck_assert_int_eq(config.database.tcp_user_timeout_us, 15000000);
@@ -80,14 +79,14 @@ END_TEST
 START_TEST(config_file_sets_every_type)
 {
     ck_assert_int_eq(load("[daemon]\nsocket = /tmp/a b.sock ; with a space\nsocket_mode=666\nlog_level: Debug\n"
-                          "# comment\n; comment\n  receive_buffer = 512 K\n\n"
+                          "# comment\n; comment\n  shutdown_deadline = 12 s\n\n"
                           "[database]\nauto_migrate = off\nurl = host=/run/pg dbname=toll\n"
                           "[journal]\nack=commit\nretention=0\nsegment_bytes=131072\n[batch]\nage=1500us\nrows=1\n"),
                      0);
     ck_assert_str_eq(config.daemon.socket, "/tmp/a b.sock");
     ck_assert_int_eq(config.daemon.socket_mode, 0666);
     ck_assert_int_eq(config.daemon.log_level, LOG_LEVEL_DEBUG);
-    ck_assert_int_eq(config.daemon.receive_buffer_bytes, 512 << 10);
+    ck_assert_int_eq(config.daemon.shutdown_deadline_us, 12000000);
     ck_assert(!config.database.auto_migrate);
     ck_assert_str_eq(config.database.url, "host=/run/pg dbname=toll");
     ck_assert_int_eq(config.journal.ack, CONFIG_ACK_COMMIT);

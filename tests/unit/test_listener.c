@@ -25,7 +25,7 @@ static void setup(void)
     snprintf(path, sizeof(path), "%s/toll.sock", dir);
     fd = listener_bind(path, 0620);
     ck_assert_int_ge(fd, 0);
-    ck_assert_int_eq(listener_prepare(fd, 1 << 20), 0);
+    ck_assert_int_eq(listener_prepare(fd), 0);
 }
 
 static void teardown(void)
@@ -179,7 +179,7 @@ START_TEST(socket_left_behind_is_replaced)
     close(fd);
     fd = listener_bind(path, 0600);
     ck_assert_int_ge(fd, 0);
-    ck_assert_int_eq(listener_prepare(fd, 0), 0);
+    ck_assert_int_eq(listener_prepare(fd), 0);
     int sender = connected();
     ck_assert_int_eq(send(sender, "x", 1, 0), 1);
     ck_assert_int_eq(receive(), 0);
@@ -229,9 +229,9 @@ START_TEST(other_descriptors_can_not_be_prepared)
     int fds[2], stream = socket(AF_UNIX, SOCK_STREAM, 0), internet = socket(AF_INET, SOCK_DGRAM, 0);
 
     ck_assert_int_eq(pipe(fds), 0);
-    ck_assert_int_eq(listener_prepare(fds[0], 0), -ENOTSOCK);
-    ck_assert_int_eq(listener_prepare(stream, 0), -EPROTOTYPE);
-    ck_assert_int_eq(listener_prepare(internet, 0), -EPROTOTYPE);
+    ck_assert_int_eq(listener_prepare(fds[0]), -ENOTSOCK);
+    ck_assert_int_eq(listener_prepare(stream), -EPROTOTYPE);
+    ck_assert_int_eq(listener_prepare(internet), -EPROTOTYPE);
     close(fds[0]);
     close(fds[1]);
     close(stream);
