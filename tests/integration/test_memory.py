@@ -23,7 +23,7 @@ Factory = Callable[..., Daemon]
 MIB = 1 << 20
 LIMIT = 64 * MIB
 BACKLOG = int(os.environ.get("TOLL_BACKLOG_MIB") or 200 / SLOWNESS) * MIB
-SESSIONS = int(os.environ.get("TOLL_LIVE_SESSIONS") or 100_000 / SLOWNESS)
+SESSIONS = int(os.environ.get("TOLL_LIVE_SESSIONS") or 100_000 / SLOWNESS) // 400 * 400  # start_sessions() goes in steps of 200
 BYTES_PER_SESSION = 256
 
 

@@ -245,7 +245,8 @@ class Sim:
     """tollsim: simulated voice workers, linked with libtoll, in processes of their own."""
 
     def __init__(self, socket_path: str | Path, *words: str | int) -> None:
-        command = [str(proc.BUILD / "tollsim"), "--socket", str(socket_path), "--json", *map(str, words)]
+        command = [str(proc.BUILD / "tollsim"), "--socket", str(socket_path), "--json", "--flush-ms", str(int(10000 * proc.SLOWNESS)),
+                   *map(str, words)]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         text=True, start_new_session=True)
 
