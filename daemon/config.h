@@ -52,9 +52,11 @@ enum { CONFIG_ERROR_MAX = 512, CONFIG_NAMES_MAX = 1024 };
 
 /* Defaults, then the file, then the environment (a variable that is empty counts as unset), then the checks
  * of one option against another. path NULL: CONFIG_DEFAULT_PATH, which may be absent. Returns 0 and a struct
- * for config_free(), or -ENOENT, -EACCES …  the file can't be read -EINVAL             something in it, or in
- * the environment, is wrong -ENOMEM with one line in `error` that says where and what:
- * "/etc/toll/tolld.conf:12: batch.rows: "12x" is not a whole number". */
+ * for config_free(), or
+ *   -ENOENT, -EACCES …  the file can't be read
+ *   -EINVAL             something in it, or in the environment, is wrong
+ *   -ENOMEM
+ * with one line in `error` that says where and what: "/etc/toll/tolld.conf:12: batch.rows: "12x" is not a whole number". */
 int config_load(struct config *ret, const char *path, char error[static CONFIG_ERROR_MAX])
     __attribute__((warn_unused_result));
 void config_free(struct config *config); /* takes a zeroed struct */

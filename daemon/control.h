@@ -1,8 +1,7 @@
-/* The control socket: where tollctl asks. A libuv server that reads requests, runs commands and sends their
- * replies.
+/* The control socket: where tollctl asks. A libuv server that reads requests, runs commands and sends their replies.
  *
- * A request is one msgpack map {"command": str, …arguments}; its reply is {"ok": true, "data": …} or {"ok":
- * false, "error": str}. A connection carries any number of requests, one after the other. It knows nothing of
+ * A request is one msgpack map {"command": str, …arguments}; its reply is {"ok": true, "data": …} or
+ * {"ok": false, "error": str}. A connection carries any number of requests, one after the other. It knows nothing of
  * what the commands are about: they come in a table.
  *
  * What a client can do is bounded: 32 clients, a request of 64 KiB, one request at a time, a time limit for
@@ -51,8 +50,7 @@ struct control_options {
 };
 
 /* Binds and listens. A socket file that nobody listens on is replaced. Borrows options->commands. Returns 0,
- * or -EADDRINUSE   somebody listens there -EEXIST       the path is something else than a socket
- *   -ENAMETOOLONG or another -errno. */
+ * or -EADDRINUSE: somebody listens there; -EEXIST: the path is something else than a socket; -ENAMETOOLONG, or another -errno. */
 int control_open(struct control **ret, uv_loop_t *loop, const struct control_options *options)
     __attribute__((warn_unused_result));
 
@@ -66,17 +64,15 @@ void control_reply(struct control_request *request, const void *data, size_t siz
 void control_reply_error(struct control_request *request, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* The replies tolld gives; tollctl shows keys it does not know, so more can be added. *_us are µs (since the
- * epoch for *_at_us, last_*_us).
+/* The replies tolld gives; tollctl shows keys it does not know, so more can be added. *_us are µs (since the epoch for *_at_us, last_*_us).
  *
- * status    {version, uptime_s, pid, sink ("postgres", "log"), sink_state, sink_error, ack, frames_received,
- * frames_stored, frames_duplicate, frames_quarantined, frames_pending, journal_id, journal_lsn, durable_lsn,
- * committed_lsn, oldest_lsn, backlog_bytes, journal_bytes, sessions_live, streams, ack_pages, intake
- * ("reading", "paused"), alarms [str …], …} sessions  {limit} → [session …], latest activity first session
- * {session_id} → {session_id, started_at_us, last_activity_us, llm_calls, llm_input_tokens,
- * llm_output_tokens, tts_calls, tts_chars, stt_calls, stt_audio_us, complete}, or nil: not live here.
- * complete: memory is the whole story streams   {limit} → [{uid, pid, stream_id, client, received, acked,
- * holes, last_seen_us, page} …] flush     {timeout_ms} → {committed_lsn}: when everything received before the
- * request is committed; or an error */
+ * status    {version, uptime_s, pid, sink ("postgres", "log"), sink_state, sink_error, ack, frames_received, frames_stored,
+ *            frames_duplicate, frames_quarantined, frames_pending, journal_id, journal_lsn, durable_lsn, committed_lsn, oldest_lsn,
+ *            backlog_bytes, journal_bytes, sessions_live, streams, ack_pages, intake ("reading", "paused"), alarms [str …], …}
+ * sessions  {limit} → [session …], latest activity first
+ * session   {session_id} → {session_id, started_at_us, last_activity_us, llm_calls, llm_input_tokens, llm_output_tokens, tts_calls,
+ *            tts_chars, stt_calls, stt_audio_us, complete}, or nil: not live here. complete: memory is the whole story
+ * streams   {limit} → [{uid, pid, stream_id, client, received, acked, holes, last_seen_us, page} …]
+ * flush     {timeout_ms} → {committed_lsn}: when everything received before the request is committed; or an error */
 
 #endif

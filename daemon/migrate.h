@@ -34,12 +34,13 @@ enum { MIGRATE_REASON_MAX = 512 }; /* bytes of a reason, its NUL included */
 /* Progress, one line each; priority as of syslog(3). */
 typedef void migrate_log_fn(void *context, int priority, const char *line);
 
-/* Applies what is missing, each file in a transaction of its own, as the role that owns schema toll where
- * this user may be it. Waits for another migrator to finish; a lock that a table's user holds is waited for
- * 10 s. Running it again, or after any interruption, is safe. conn must be idle; the server's notices (roles
- * that this user may not create) go to its notice receiver. Returns 0, or with a reason that a person can act
- * on: -EPROTO     the database was migrated by a newer binary -EBADMSG    the text of a migration that was
- * applied has changed -ENOTSUP    the server or the database can't hold the schema (older than 15, not UTF-8)
+/* Applies what is missing, each file in a transaction of its own, as the role that owns schema toll where this user may be it. Waits
+ * for another migrator to finish; a lock that a table's user holds is waited for 10 s. Running it again, or after any
+ * interruption, is safe. conn must be idle; the server's notices (roles that this user may not create) go to its notice receiver.
+ * Returns 0, or with a reason that a person can act on:
+ *   -EPROTO     the database was migrated by a newer binary
+ *   -EBADMSG    the text of a migration that was applied has changed
+ *   -ENOTSUP    the server or the database can't hold the schema (older than 15, not UTF-8)
  *   -EACCES     this user may not
  *   -EAGAIN     a lock was not to be had, or the server takes no writes now
  *   -ENOTCONN   the connection is lost

@@ -109,13 +109,15 @@ struct toll_decoder;
 struct toll_decoder *toll_decoder_new(void); /* NULL: out of memory */
 void toll_decoder_free(struct toll_decoder *decoder);
 
-/* Decodes exactly one frame of size bytes, as toll_walk_next() found it. The strings in *ret point into data
- * or into the decoder and live until the decoder's next call. Returns 0        a valid frame -EINVAL
- * well-formed but invalid, nested too deep, or of an unknown type -EBADMSG not one well-formed msgpack value
- *   -ENOMEM  (reason is empty)
- * `reason` says what a person can act on, in printable ASCII, e.g. "llm: input_tokens: 2147483648 is above
- * 2147483647"; it holds names of keys but never a transcript's text or a value of metadata. *ret is
- * unspecified on failure. Never logs, never keeps a pointer to reason. */
+/* Decodes exactly one frame of size bytes, as toll_walk_next() found it. The strings in *ret point into data or into the
+ * decoder and live until the decoder's next call. Returns
+ *   0         a valid frame
+ *   -EINVAL   well-formed but invalid, nested too deep, or of an unknown type
+ *   -EBADMSG  not one well-formed msgpack value
+ *   -ENOMEM   (reason is empty)
+ * `reason` says what a person can act on, in printable ASCII, e.g. "llm: input_tokens: 2147483648 is above 2147483647"; it
+ * holds names of keys but never a transcript's text or a value of metadata. *ret is unspecified on failure. Never logs,
+ * never keeps a pointer to reason. */
 int toll_frame_decode(struct toll_decoder *decoder, const void *data, size_t size, struct toll_frame *ret,
                       char reason[static TOLL_REASON_MAX]) __attribute__((warn_unused_result));
 
