@@ -26,6 +26,8 @@ DAEMON_SRC := $(filter-out daemon/main.c daemon/tollctl.c,$(sort $(wildcard daem
 MIGRATIONS := $(sort $(wildcard sql/migrations/*.sql sql/functions/*.sql sql/views/*.sql sql/roles.sql))
 UNIT_SRC   := $(sort $(wildcard tests/unit/test_*.c))
 SUPPORT_C  := $(sort $(wildcard tests/support/*.c))
+FAULT_SRC  := $(sort $(wildcard tests/fault/*.c))
+PRELOAD_SRC := $(sort $(wildcard tests/fault/preload/*.c))
 FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -33,6 +35,8 @@ PIC = $(patsubst %.c,$(BUILD)/pic/%.o,$(CLIENT_SRC))
 DAEMON_OBJ := $(call obj,$(DAEMON_SRC)) $(BUILD)/obj/generated/migrations.o
 UNIT_BIN   := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRC))
 SUPPORT_BIN := $(patsubst tests/support/%.c,$(BUILD)/tests/support/%,$(SUPPORT_C))
+FAULT_BIN  := $(patsubst tests/fault/%.c,$(BUILD)/tests/fault/%,$(FAULT_SRC)) \
+              $(patsubst tests/fault/preload/%.c,$(BUILD)/tests/fault/%.so,$(PRELOAD_SRC))
 FUZZ_BIN   := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_SRC))
 
 .PHONY: all deps demo test check fault bench fuzz asan tsan lint format install uninstall clean
@@ -87,7 +91,21 @@ $(BUILD)/tests/support/%: $(BUILD)/obj/tests/support/%.o $(BUILD)/libtoll.a $(BU
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS_DAEMON)
 
-tests-build: all $(UNIT_BIN) $(SUPPORT_BIN)
+# A program of the fault tests. More sources of its own stand in tests/fault/NAME/; linked before the libraries, they can
+# stand in for parts of the daemon and of the world around it. NAME.ldflags holds more flags for the linker.
+.SECONDEXPANSION:
+$(BUILD)/tests/fault/%: $(BUILD)/obj/tests/fault/%.o $$(call obj,$$(sort $$(wildcard tests/fault/$$*/*.c))) \
+		$(BUILD)/libtoll.a $(BUILD)/libtolld.a $$(wildcard tests/fault/$$*.ldflags)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $(shell cat tests/fault/$*.ldflags 2>/dev/null) -o $@ $(filter %.o %.a,$^) \
+		$(shell pkg-config --libs check) $(LDLIBS_DAEMON)
+
+# For LD_PRELOAD, so without sanitizers.
+$(BUILD)/tests/fault/%.so: tests/fault/preload/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -std=gnu11 $(WARNINGS) -g -O2 -fPIC -shared -o $@ $< -ldl
+
+tests-build: all $(UNIT_BIN) $(SUPPORT_BIN) $(FAULT_BIN)
 .PHONY: tests-build
 
 deps:
@@ -105,6 +123,11 @@ asan: deps
 
 tsan: deps
 	@$(MAKE) --no-print-directory check BUILD=build/tsan O=-O1 SANITIZE=-fsanitize=thread
+
+# The long version of every fault test; `check` runs the short one.
+fault: deps
+	@$(MAKE) --no-print-directory tests-build
+	@BUILD=$(BUILD) TOLL_LONG=1 TESTS=fault sh tests/run.sh
 
 FUZZ_SECONDS ?= 30
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(DAEMON_SRC) $(BUILD)/generated/migrations.c
@@ -125,7 +148,8 @@ lint: deps compile_commands.json
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
-LINT_SRC = $(sort $(DAEMON_SRC) $(CLIENT_SRC) daemon/main.c daemon/tollctl.c client/tollsim.c $(UNIT_SRC) $(SUPPORT_C) $(FUZZ_SRC))
+LINT_SRC = $(sort $(DAEMON_SRC) $(CLIENT_SRC) daemon/main.c daemon/tollctl.c client/tollsim.c $(UNIT_SRC) $(SUPPORT_C) $(FUZZ_SRC) \
+           $(FAULT_SRC) $(sort $(wildcard tests/fault/*/*.c)))
 compile_commands.json: Makefile $(LINT_SRC)
 	@sh tests/lint/compile_commands.sh '$(CC) $(CPPFLAGS) -std=gnu11 $(WARNINGS)' $(LINT_SRC) > $@
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs every test that is built in $BUILD: the unit tests, then the integration tests against a real daemon and a real
-# PostgreSQL. `make test` and `make check` call it. T=pattern runs only the tests whose name matches.
+# PostgreSQL, then the fault tests. `make test` and `make check` call it. T=pattern runs only the tests whose name matches,
+# TESTS="unit fault" only these kinds.
 #
 # The last line is the count, "N passed, N failed"; the exit status is 0 only when something ran and nothing failed. A
 # skipped test counts as failed (one that needs root is listed instead), and so does a sanitizer's report in any process
@@ -10,6 +11,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 build=$(realpath "${BUILD:-build}") || exit 1
 pattern=${T:-}
+kinds=${TESTS:-unit integration fault}
 passed=0
 failed=0
 work=$(mktemp -d /tmp/toll-run.XXXXXX) || exit 1
@@ -79,7 +81,10 @@ unit_test() {
     fi
 }
 
+wants() { case " $kinds " in *" $1 "*) ;; *) return 1 ;; esac; }
+
 for binary in "$build"/tests/test_*; do
+    wants unit || break
     if [ -f "$binary" ] && [ -x "$binary" ]; then
         # A binary whose source is gone is a leftover of an earlier build.
         [ -e "tests/unit/${binary##*/}.c" ] || continue
@@ -89,27 +94,34 @@ for binary in "$build"/tests/test_*; do
     fi
 done
 
-# --- integration tests ---
+# --- integration and fault tests ---
 
-rm -f "$work/counts"
-# shellcheck disable=SC2086 # the prefix is words
-TOLL_COUNTS="$work/counts" $prefix /usr/bin/python3 -m pytest -v --no-header --tb=short -p no:cacheprovider \
-    ${pattern:+-k "$pattern"} tests/integration </dev/null
-status=$?
-if [ -s "$work/counts" ]; then
-    read -r pytest_passed pytest_failed not_run <"$work/counts"
-    passed=$((passed + pytest_passed))
-    failed=$((failed + pytest_failed))
-    [ "$not_run" = 0 ] || echo "NOT RUN, and not counted: $not_run tests that need root"
-    # 5: nothing matched the pattern. Any other status that no count explains is a failure of its own.
-    if [ "$status" != 0 ] && [ "$pytest_failed" = 0 ] && ! { [ "$status" = 5 ] && [ -n "$pattern" ]; }; then
+python_tests() { # python_tests DIRECTORY…
+    rm -f "$work/counts"
+    # shellcheck disable=SC2086 # the prefix is words
+    TOLL_COUNTS="$work/counts" $prefix /usr/bin/python3 -m pytest -v --no-header --tb=short -p no:cacheprovider \
+        ${pattern:+-k "$pattern"} "$@" </dev/null
+    status=$?
+    if [ -s "$work/counts" ]; then
+        read -r pytest_passed pytest_failed not_run <"$work/counts"
+        passed=$((passed + pytest_passed))
+        failed=$((failed + pytest_failed))
+        [ "$not_run" = 0 ] || echo "NOT RUN, and not counted: $not_run tests that need root"
+        # 5: nothing matched the pattern. Any other status that no count explains is a failure of its own.
+        if [ "$status" != 0 ] && [ "$pytest_failed" = 0 ] && ! { [ "$status" = 5 ] && [ -n "$pattern" ]; }; then
+            failed=$((failed + 1))
+            echo "FAILED pytest ended with status $status"
+        fi
+    else
         failed=$((failed + 1))
-        echo "FAILED pytest ended with status $status"
+        echo "FAILED pytest ended with status $status before it counted anything"
     fi
-else
-    failed=$((failed + 1))
-    echo "FAILED pytest ended with status $status before it counted anything"
-fi
+}
+
+set --
+! wants integration || set -- "$@" tests/integration
+! wants fault || set -- "$@" tests/fault
+[ $# = 0 ] || python_tests "$@"
 
 # --- what sanitizers wrote ---
 

@@ -108,10 +108,11 @@ class Cluster:
         """What psql prints for it, unaligned and without headings."""
         return proc.run([self.bin / "psql", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-d", self.dsn(database), "-c", sql]).stdout.strip()
 
-    def create_database(self) -> Database:
+    def create_database(self, template: Database | None = None) -> Database:
+        """An empty one, or a copy of one that nobody is connected to."""
         self._databases += 1
         name = f"toll_{self._databases}"
-        self.psql(f"CREATE DATABASE {name}")
+        self.psql(f"CREATE DATABASE {name} TEMPLATE {template.name if template else 'template1'}")
         return Database(self, name)
 
     # --- trouble ---
