@@ -124,10 +124,10 @@ asan: deps
 tsan: deps
 	@$(MAKE) --no-print-directory check BUILD=build/tsan O=-O1 SANITIZE=-fsanitize=thread
 
-# The long version of every fault test; `check` runs the short one.
+# The long version of every fault test, one at a time, for its figures; `check` runs the short one.
 fault: deps
 	@$(MAKE) --no-print-directory tests-build
-	@BUILD=$(BUILD) TOLL_LONG=1 TESTS=fault sh tests/run.sh
+	@BUILD=$(BUILD) TOLL_LONG=1 TOLL_JOBS=1 TESTS=fault sh tests/run.sh
 
 FUZZ_SECONDS ?= 30
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(DAEMON_SRC) $(BUILD)/generated/migrations.c

@@ -24,7 +24,8 @@
  *
  * What drives it. Waiting frames and resends go out with the next record, with toll_tick(), with
  * toll_flush(), or from a thread that toll_open() starts if `thread_tick_ms` asks for one; without that
- * thread a worker should call toll_tick() about every 100 ms.
+ * thread a worker should call toll_tick() about every 100 ms. A frame that finds the daemon's queue full, beside
+ * a sender that floods say, waits for the next of these.
  *
  * Forking. The first use in a forked child gives the child a stream of its own, an empty ring and no
  * sessions; it never sends what its parent recorded. The tick thread, if there was one, is started anew.

@@ -1,10 +1,17 @@
 /* See apply.h. Read apply_step() first. */
 #include "daemon/apply_internal.h"
 
+#include "daemon/log.h"
+
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <uuid/uuid.h>
 
-enum { ORPHANS_AT_ONCE = 10000 };
+enum { ORPHANS_AT_ONCE = 10000, HOLES_MAX = 131072 /* in the streams that are cached: some MiB */ };
+
+/* How often to look at the quarantine. */
+enum { EMPTY_US = 60 * 1000 * 1000, USED_US = 2 * 1000 * 1000, FULL_US = 3 * 1000 * 1000 };
 
 struct apply *apply_new(const struct apply_options *options, struct sink *sink, struct metrics *metrics)
 {
@@ -143,6 +150,8 @@ static void count_sessions(struct apply *apply)
 
 static void settle(struct apply *apply, int64_t now_us)
 {
+    size_t ranges = 0;
+
     count_sessions(apply);
     pthread_mutex_lock(&apply->lock);
     session_settle(apply->sessions, apply->options.sessions_max);
@@ -152,9 +161,11 @@ static void settle(struct apply *apply, int64_t now_us)
     if (apply->careful)
         apply_idle_from(apply, now_us);
     apply->careful = false;
-    for (struct known_stream *stream = apply->streams; stream; stream = stream->hh.next)
+    for (struct known_stream *stream = apply->streams; stream; stream = stream->hh.next) {
         stream->changed = false;
-    if (HASH_COUNT(apply->streams) > apply->options.streams_max)
+        ranges += stream->stream.seen.count;
+    }
+    if (HASH_COUNT(apply->streams) > apply->options.streams_max || ranges > HASH_COUNT(apply->streams) + HOLES_MAX)
         apply_forget_streams(apply);
 }
 
@@ -181,8 +192,13 @@ static int run_batch(struct apply *apply, int64_t now_us)
         metrics_add(&apply->metrics->batches_retried, 1);
         return r;
     }
+    apply_note_verdicts(apply);
     settle(apply, now_us);
     count_tally(apply, &apply->tally);
+    if (apply->refused_count && apply->sink->ops->quarantined) {
+        metrics_add(&apply->metrics->quarantine_rows, apply->refused_count); /* until it is looked at */
+        apply->quarantine_due_us = 0;
+    }
     if (apply->to > apply->counted_lsn)
         apply->counted_lsn = apply->to;
     apply->lsn = apply->passed = apply->to;
@@ -226,10 +242,52 @@ static void found_open_session(void *context, const uint8_t id[16])
     pthread_mutex_unlock(&apply->lock);
 }
 
+/* The ids of the sessions that are to be closed. NULL: out of memory. */
+static uint8_t (*planned_ids(struct apply *apply, size_t *ret_count))[16]
+{
+    struct session_change *const *changes = session_changes(apply->sessions, ret_count);
+    uint8_t(*ids)[16] = calloc(*ret_count + 1, sizeof(*ids));
+
+    for (size_t i = 0; ids && i < *ret_count; i++)
+        memcpy(ids[i], changes[i]->session->id, sizeof(*ids));
+    return ids;
+}
+
+/* Somebody's constraint or trigger refuses to let a session end so: that one stays open, the others are closed. */
+static int close_one_by_one(struct apply *apply, uint8_t (*ids)[16], size_t count, int64_t idle_before_us,
+                            int64_t now_us)
+{
+    static struct log_limit limit = LOG_LIMIT(5, 60 * 1000000);
+    char id[37];
+    int r = 0;
+
+    for (size_t i = 0; r >= 0 && i < count; i++) {
+        apply->careful = false; /* no frame is at fault */
+        pthread_mutex_lock(&apply->lock);
+        r = session_plan_orphan(apply->sessions, ids[i], idle_before_us);
+        pthread_mutex_unlock(&apply->lock);
+        if (r < 0)
+            return r;
+        apply_clear_batch(apply);
+        apply->to = apply->lsn;
+        r = run_batch(apply, now_us);
+        if (r != -EINVAL)
+            continue;
+        uuid_unparse_lower(ids[i], id);
+        log_limited(&limit, LOG_LEVEL_WARNING,
+                    "an idle session can't be closed, the database refuses it session=%s reason=%s", id,
+                    apply->sink->ops->error(apply->sink));
+        r = 0;
+    }
+    apply->careful = false;
+    return r < 0 ? r : 1;
+}
+
 int apply_orphans(struct apply *apply, int64_t now_us)
 {
     int64_t idle_before_us = now_us - apply->options.idle_timeout_us;
     struct sweep sweep = {.apply = apply, .idle_before_us = idle_before_us};
+    uint8_t(*ids)[16];
     size_t count;
     int r = 0;
 
@@ -244,18 +302,43 @@ int apply_orphans(struct apply *apply, int64_t now_us)
     }
     if (r < 0)
         return r;
-    (void)session_changes(apply->sessions, &count);
-    if (count == 0)
-        return 0;
+    ids = planned_ids(apply, &count);
+    if (!ids)
+        return -ENOMEM;
     apply_clear_batch(apply);
     apply->to = apply->lsn;
-    return run_batch(apply, now_us);
+    r = count ? run_batch(apply, now_us) : 0;
+    if (r == -EINVAL)
+        r = close_one_by_one(apply, ids, count, idle_before_us, now_us);
+    free(ids);
+    return r;
+}
+
+void apply_look_at_quarantine(struct apply *apply, int64_t monotonic_us)
+{
+    uint64_t limit = apply->options.quarantine_rows, rows;
+
+    if (!apply->sink->ops->quarantined || monotonic_us < apply->quarantine_due_us)
+        return;
+    if (apply->sink->ops->quarantined(apply->sink, limit, &rows) < 0)
+        return; /* the connection's end shows in the next batch */
+    metrics_set(&apply->metrics->quarantine_rows, rows);
+    /* Soon, so that it shows when somebody has emptied it; but where it is full, rows are counted one by one. */
+    apply->quarantine_due_us = monotonic_us + (rows == 0 ? EMPTY_US : rows < limit ? USED_US : FULL_US);
 }
 
 void apply_idle_from(struct apply *apply, int64_t now_us)
 {
     apply->idle_since_us = now_us;
     apply->sweep_due_us = now_us + apply->options.idle_timeout_us;
+}
+
+void apply_clock_stepped(struct apply *apply, int64_t step_us, int64_t now_us)
+{
+    pthread_mutex_lock(&apply->lock);
+    session_clock_stepped(apply->sessions, step_us);
+    pthread_mutex_unlock(&apply->lock);
+    apply_idle_from(apply, now_us);
 }
 
 uint64_t apply_lsn(const struct apply *apply)

@@ -17,6 +17,7 @@ struct apply_options {
     int64_t idle_timeout_us;                        /* a session without a frame for so long is an orphan */
     int64_t future_tolerance_us, past_tolerance_us; /* times beyond these, around the receive time, are clamped */
     size_t sessions_max, streams_max;               /* kept in memory */
+    uint64_t quarantine_rows;                       /* above that the quarantine counts as full */
 };
 
 struct apply; /* opaque; belongs to the writer's thread, but for apply_sessions() and apply_session() */
@@ -39,8 +40,14 @@ int apply_step(struct apply *apply, int64_t now_us) __attribute__((warn_unused_r
 /* When apply_step() has returned 0: closes sessions that have been idle for too long. Results as apply_step(). */
 int apply_orphans(struct apply *apply, int64_t now_us) __attribute__((warn_unused_result));
 
+/* Looks now and then how full the quarantine is, for the metrics. Between batches. */
+void apply_look_at_quarantine(struct apply *apply, int64_t monotonic_us);
+
 /* No session counts as idle before now: the wall clock was stepped, say. */
 void apply_idle_from(struct apply *apply, int64_t now_us);
+/* The wall clock was stepped by so much and shows now_us: sessions stay as idle as they were. Those that only the database knows count
+ * as active from now. */
+void apply_clock_stepped(struct apply *apply, int64_t step_us, int64_t now_us);
 
 uint64_t apply_lsn(const struct apply *apply);    /* the watermark: where the next batch begins */
 uint64_t apply_passed(const struct apply *apply); /* the same, marks after it counted as applied */

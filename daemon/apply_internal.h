@@ -38,6 +38,16 @@ struct piece {
     char *broken; /* why it is no frame; NULL: it may be one */
 };
 
+/* Where a frame's row goes. */
+enum target { TARGET_SESSIONS, TARGET_EVENTS, TARGET_TRANSCRIPTS, TARGET_GAPS, TARGETS };
+
+/* What became of the frames for one table in a careful batch, or in a row of them. */
+struct verdicts {
+    size_t refused, taken;
+    char class[8]; /* of the refusals, as long as they are alike */
+    bool differ;
+};
+
 /* What a batch adds to the metrics when it is committed. */
 struct tally {
     struct sink_counts counts;
@@ -57,9 +67,10 @@ struct apply {
     struct known_stream *streams;
 
     uint64_t lsn, passed, counted_lsn;
-    int64_t idle_since_us; /* nobody was idle before: memory knows nothing of it */
-    int64_t sweep_due_us;  /* when to look for live sessions that memory does not know */
-    bool careful;          /* the last try was refused: find out which frames are at fault */
+    int64_t idle_since_us;     /* nobody was idle before: memory knows nothing of it */
+    int64_t sweep_due_us;      /* when to look for live sessions that memory does not know */
+    bool careful;              /* the last try was refused: find out which frames are at fault */
+    int64_t quarantine_due_us; /* monotonic: when to ask how full it is; 0: now */
 
     /* The batch being built. */
     char *arena; /* bytes of its datagrams */
@@ -70,11 +81,11 @@ struct apply {
     size_t refused_count, refused_capacity;
     struct sink_stream **stream_list;
     size_t stream_capacity;
+    size_t new_streams; /* that the cache did not know */
     struct tally tally;
     uint64_t to;
-    char first_class[8]; /* of failures in a careful attempt */
-    bool classes_differ;
-    size_t attempt_failures, attempt_successes;
+    struct verdicts verdicts[TARGETS]; /* of a careful batch */
+    struct verdicts streak[TARGETS];   /* of the batches since the table last took something */
 
     /* A batch whose commit failed: the server may have done it all the same, which the next watermark tells. */
     struct tally unsure;
@@ -96,5 +107,7 @@ int apply_list_changed(struct apply *apply, size_t *ret_count) __attribute__((wa
 
 /* apply_store.c: gives what is new to the sink. -EINVAL: the data is refused. */
 int apply_store_pieces(struct apply *apply) __attribute__((warn_unused_result));
+/* The batch is committed: what it has shown of the tables. */
+void apply_note_verdicts(struct apply *apply);
 
 #endif

@@ -10,13 +10,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { COMPANY = 1000 }; /* frames in a careful batch, if there are as many */
+
+/* Of each of them the database may know a thousand ranges of numbers, which are read into memory at once. */
+enum { NEW_STREAMS_MAX = 512 };
+
 void apply_clear_batch(struct apply *apply)
 {
     for (size_t i = 0; i < apply->piece_count; i++)
         free(apply->pieces[i].broken);
     for (size_t i = 0; i < apply->refused_count; i++)
         free(apply->refused[i].reason);
-    apply->piece_count = apply->refused_count = apply->arena_used = 0;
+    apply->piece_count = apply->refused_count = apply->arena_used = apply->new_streams = 0;
     apply->tally = (struct tally){.replayed = 0};
 }
 
@@ -48,8 +53,7 @@ static void *grow(void *array, size_t *capacity, size_t count, size_t size)
 
 /* --- reading: records ▶ pieces ------------------------------------------------------------------------------------------- */
 
-/* Of a stream never heard of, numbers below the base of its first datagram count as stored (of a later one they do not: those frames
- * may be in this very batch). What the sink knows of the stream replaces this. */
+/* What is below the base counts as durable for the sender, and not as stored: another daemon's journal may have it still. */
 static struct known_stream *know_stream(struct apply *apply, const struct journal_record *record,
                                         const struct toll_frame *envelope)
 {
@@ -66,12 +70,15 @@ static struct known_stream *know_stream(struct apply *apply, const struct journa
         stream->stream.uid = record->uid;
         memcpy(stream->stream.id, envelope->stream_id, sizeof(stream->stream.id));
         rangeset_init(&stream->stream.seen);
-        if (rangeset_add(&stream->stream.seen, 1, envelope->stream_base) < 0) {
+        stream->stream.base = envelope->stream_base;
+        if (idhash_add(apply->streams, key, stream) < 0) {
             free(stream);
             return NULL;
         }
-        HASH_ADD(hh, apply->streams, key, sizeof(stream->key), stream);
+        apply->new_streams++;
     }
+    if (envelope->stream_base < stream->stream.base)
+        stream->stream.base = envelope->stream_base;
     stream->stream.pid = record->pid;
     if (envelope->client.ptr)
         toll_utf8_copy(envelope->client.ptr, envelope->client.len, stream->stream.client,
@@ -152,12 +159,15 @@ static void note_received(struct sink_counts *counts, int64_t received_us)
 int apply_gather(struct apply *apply)
 {
     struct journal_record record;
+    /* What was refused needs company to show whether it is at fault or its table. */
+    size_t rows = apply->careful && apply->options.batch_rows < COMPANY ? COMPANY : apply->options.batch_rows;
     int r = 0;
 
     apply_clear_batch(apply);
     if (journal_reader_lsn(apply->reader) != apply->lsn)
         r = journal_reader_seek(apply->reader, apply->lsn);
-    while (r == 0 && apply->piece_count < apply->options.batch_rows && apply->arena_used < apply->options.batch_bytes) {
+    while (r == 0 && apply->piece_count < rows && apply->arena_used < apply->options.batch_bytes &&
+           apply->new_streams < NEW_STREAMS_MAX) {
         r = journal_reader_next(apply->reader, &record);
         if (r < 0)
             break;

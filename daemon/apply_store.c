@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { REFUSED_IN_A_ROW = 20 };
+
 static int64_t clamp_time(const struct apply *apply, int64_t given_us, int64_t received_us, int64_t *ret_reported_us)
 {
     int64_t clamped = given_us;
@@ -91,15 +93,33 @@ static size_t count_new(const struct apply *apply, size_t first, size_t end)
     return count;
 }
 
-static int note_failure(struct apply *apply, size_t index)
+/* --- careful batches ------------------------------------------------------------------------------------------------------ */
+
+static void add_verdict(struct verdicts *verdicts, size_t refused, const char *class)
+{
+    if (verdicts->refused > 0 && strcmp(verdicts->class, class) != 0)
+        verdicts->differ = true;
+    verdicts->refused += refused;
+    snprintf(verdicts->class, sizeof(verdicts->class), "%s", class);
+}
+
+/* How many of the frames tried since `before`, count in all, were for which table. */
+static void count_targets(const struct tally *before, const struct tally *after, size_t count, size_t ret[TARGETS])
+{
+    ret[TARGET_EVENTS] = after->counts.events - before->counts.events;
+    ret[TARGET_TRANSCRIPTS] = after->counts.transcripts - before->counts.transcripts;
+    ret[TARGET_GAPS] = after->counts.gaps - before->counts.gaps;
+    ret[TARGET_SESSIONS] = count - ret[TARGET_EVENTS] - ret[TARGET_TRANSCRIPTS] - ret[TARGET_GAPS];
+}
+
+static int note_failure(struct apply *apply, size_t index, const size_t targets[TARGETS])
 {
     const char *class = apply->sink->ops->error_class(apply->sink);
     char reason[TOLL_REASON_MAX];
 
-    if (apply->attempt_failures++ == 0)
-        snprintf(apply->first_class, sizeof(apply->first_class), "%s", class);
-    else if (strcmp(apply->first_class, class) != 0)
-        apply->classes_differ = true;
+    for (size_t i = 0; i < TARGETS; i++)
+        if (targets[i])
+            add_verdict(&apply->verdicts[i], 1, class);
     snprintf(reason, sizeof(reason), "%s", apply->sink->ops->error(apply->sink));
     return apply_refuse(apply, &apply->pieces[index], reason);
 }
@@ -109,7 +129,7 @@ static int note_failure(struct apply *apply, size_t index)
 static int try_carefully(struct apply *apply, size_t first, size_t end)
 {
     const struct tally before = apply->tally;
-    size_t middle = first + (end - first) / 2;
+    size_t middle = first + (end - first) / 2, targets[TARGETS];
     int r, settled;
 
     if (count_new(apply, first, end) == 0)
@@ -121,8 +141,10 @@ static int try_carefully(struct apply *apply, size_t first, size_t end)
     settled = apply->sink->ops->settle(apply->sink, r == 0);
     if (settled < 0)
         return settled;
+    count_targets(&before, &apply->tally, count_new(apply, first, end), targets);
     if (r == 0) {
-        apply->attempt_successes += count_new(apply, first, end);
+        for (size_t i = 0; i < TARGETS; i++)
+            apply->verdicts[i].taken += targets[i];
         return 0;
     }
     apply->tally.counts.events = before.counts.events;
@@ -131,22 +153,63 @@ static int try_carefully(struct apply *apply, size_t first, size_t end)
     apply->tally.strings_replaced = before.strings_replaced;
     apply->tally.gap_frames = before.gap_frames;
     if (end - first == 1)
-        return note_failure(apply, first);
+        return note_failure(apply, first, targets);
     r = try_carefully(apply, first, middle);
     return r < 0 ? r : try_carefully(apply, middle, end);
 }
 
+/* Where all that there is fails alike, the table is at fault, not the rows. Likewise where a table takes nothing though others do: but of a few
+ * rows one can't tell, so it must have refused some, also in batches before. */
+static bool table_at_fault(const struct apply *apply)
+{
+    struct verdicts all = {.refused = 0};
+    bool at_fault = false;
+
+    for (size_t i = 0; i < TARGETS; i++) {
+        const struct verdicts *now = &apply->verdicts[i];
+        struct verdicts streak = apply->streak[i];
+
+        all.taken += now->taken;
+        if (now->refused == 0)
+            continue;
+        all.differ = all.differ || now->differ;
+        add_verdict(&all, now->refused, now->class);
+        add_verdict(&streak, now->refused, now->class);
+        if (now->taken == 0 && !now->differ && !streak.differ && streak.refused >= REFUSED_IN_A_ROW)
+            at_fault = true;
+    }
+    return at_fault || (all.refused > 0 && all.taken == 0 && !all.differ);
+}
+
 int apply_store_pieces(struct apply *apply)
 {
+    const struct tally nothing = {.replayed = 0};
+    size_t taken[TARGETS];
     int r;
 
-    if (!apply->careful)
-        return try_pieces(apply, apply->sessions, 0, apply->piece_count, false);
-    apply->attempt_failures = apply->attempt_successes = 0;
-    apply->classes_differ = false;
+    memset(apply->verdicts, 0, sizeof(apply->verdicts));
+    if (!apply->careful) {
+        r = try_pieces(apply, apply->sessions, 0, apply->piece_count, false);
+        count_targets(&nothing, &apply->tally, count_new(apply, 0, apply->piece_count), taken);
+        for (size_t i = 0; i < TARGETS; i++)
+            apply->verdicts[i].taken = taken[i];
+        return r;
+    }
     r = try_carefully(apply, 0, apply->piece_count);
-    /* Where all that there is fails alike, the table is at fault, not the rows. */
-    if (r == 0 && apply->attempt_failures > 0 && apply->attempt_successes == 0 && !apply->classes_differ)
-        return -EINVAL;
-    return r;
+    return r == 0 && table_at_fault(apply) ? -EINVAL : r;
+}
+
+void apply_note_verdicts(struct apply *apply)
+{
+    for (size_t i = 0; i < TARGETS; i++) {
+        const struct verdicts *now = &apply->verdicts[i];
+        struct verdicts *streak = &apply->streak[i];
+
+        if (now->taken)
+            *streak = (struct verdicts){.refused = 0};
+        else if (now->refused) {
+            add_verdict(streak, now->refused, now->class);
+            streak->differ = streak->differ || now->differ;
+        }
+    }
 }

@@ -26,15 +26,14 @@ enum {
 
 /* A map whose size is known only when it is written. */
 struct map {
-    msgpack_sbuffer body;
+    struct pack_buffer body;
     msgpack_packer packer;
     size_t pairs;
 };
 
 static void map_begin(struct map *map)
 {
-    msgpack_sbuffer_init(&map->body);
-    msgpack_packer_init(&map->packer, &map->body, msgpack_sbuffer_write);
+    pack_buffer_init(&map->body, &map->packer);
     map->pairs = 0;
 }
 
@@ -52,16 +51,16 @@ static void put_uint(struct map *map, const char *key, uint64_t value)
 
 static void map_reply(struct map *map, struct control_request *request)
 {
-    msgpack_sbuffer whole;
+    struct pack_buffer whole;
     msgpack_packer packer;
 
-    msgpack_sbuffer_init(&whole);
-    msgpack_packer_init(&packer, &whole, msgpack_sbuffer_write);
+    pack_buffer_init(&whole, &packer);
     msgpack_pack_map(&packer, map->pairs);
-    msgpack_sbuffer_write(&whole, map->body.data, map->body.size);
-    control_reply(request, whole.data, whole.size);
-    msgpack_sbuffer_destroy(&whole);
-    msgpack_sbuffer_destroy(&map->body);
+    pack_buffer_add(&whole, map->body.bytes.data, map->body.bytes.size);
+    whole.failed = whole.failed || map->body.failed;
+    control_reply_packed(request, &whole);
+    pack_buffer_done(&whole);
+    pack_buffer_done(&map->body);
 }
 
 /* received = stored + duplicate + quarantined + pending: what is done is read first, so that pending is never negative. */
@@ -80,7 +79,8 @@ static void put_frames(struct map *map, const struct metrics *m)
     put_uint(map, "frames_pending", received - done);
 }
 
-static void put_journal(struct map *map, const struct journal *journal, const struct writer_status *status)
+static void put_journal(struct map *map, const struct journal *journal, const struct watch *watch,
+                        const struct writer_status *status)
 {
     uint64_t end = journal_end_lsn(journal);
 
@@ -91,26 +91,25 @@ static void put_journal(struct map *map, const struct journal *journal, const st
     put_uint(map, "committed_lsn", status->applied_lsn);
     put_uint(map, "oldest_lsn", journal_oldest_lsn(journal));
     put_uint(map, "backlog_bytes", end > status->applied_lsn ? end - status->applied_lsn : 0);
+    put_uint(map, "backlog_age_s", (uint64_t)watch_backlog_age_us(watch) / 1000000);
     put_uint(map, "journal_bytes", journal_disk_bytes(journal));
 }
 
-static void put_alarms(struct map *map, const struct commands *c, const struct writer_status *status)
+static void put_alarms(struct map *map, const struct alarms *alarms)
 {
-    const char *alarms[3];
-    size_t count = 0;
-
-    if (status->state == WRITER_STOPPED || status->state == WRITER_RETRYING)
-        alarms[count++] = status->error;
-    if (intake_paused(c->intake))
-        alarms[count++] =
-            "receiving is paused: the journal has no space left (journal.max_bytes, journal.min_free_bytes); workers keep "
-            "their frames until their rings are full";
-    if (metrics_get(&c->metrics->frames_quarantined))
-        alarms[count++] = "frames were quarantined since start: see tollctl quarantine";
     pack_text(&map->packer, "alarms");
-    msgpack_pack_array(&map->packer, count);
-    for (size_t i = 0; i < count; i++)
-        pack_text(&map->packer, alarms[i]);
+    msgpack_pack_array(&map->packer, alarms_raised(alarms));
+    for (enum alarm_kind kind = 0; kind < ALARM_KINDS; kind++) {
+        const struct alarm *alarm = &alarms->of[kind];
+
+        if (!alarm->raised)
+            continue;
+        msgpack_pack_map(&map->packer, 4);
+        pack_pair_text(&map->packer, "alarm", alarm_name(kind));
+        pack_pair_int(&map->packer, "since_us", alarm->since_us);
+        pack_pair_text(&map->packer, "text", alarm->text);
+        pack_pair_text(&map->packer, "figures", alarm->figures);
+    }
     map->pairs++;
 }
 
@@ -118,7 +117,7 @@ static void put_other_metric(void *context, const char *name, enum metric_kind k
 {
     static const char *const shown[] = {"frames_received", "frames_stored", "frames_duplicate", "frames_quarantined",
                                         "journal_bytes",   "sessions_live", "streams",          "ack_pages",
-                                        "intake_paused"};
+                                        "intake_paused",   "alarms"};
 
     (void)kind;
     (void)help;
@@ -137,6 +136,7 @@ static void run_status(void *context, const msgpack_object *args, struct control
 
     (void)args;
     writer_get_status(c->writer, &status);
+    watch_look(c->watch, &status);
     map_begin(&map);
     put_text(&map, "version", TOLL_VERSION);
     put_uint(&map, "pid", (uint64_t)getpid());
@@ -147,12 +147,13 @@ static void run_status(void *context, const msgpack_object *args, struct control
     put_text(&map, "sink_state", writer_state_name(status.state));
     put_text(&map, "sink_error", status.error);
     put_frames(&map, c->metrics);
-    put_journal(&map, c->journal, &status);
+    put_journal(&map, c->journal, c->watch, &status);
     put_uint(&map, "sessions_live", apply_session_count(writer_apply(c->writer)));
     put_uint(&map, "streams", streams_count(streams));
     put_uint(&map, "ack_pages", streams_pages(streams));
+    put_uint(&map, "quarantine_limit", c->watch->quarantine_limit);
     metrics_foreach(c->metrics, put_other_metric, &map);
-    put_alarms(&map, c, &status);
+    put_alarms(&map, &c->watch->alarms);
     map_reply(&map, request);
 }
 
@@ -238,16 +239,19 @@ static int work_session(void *context, const msgpack_object *args, msgpack_packe
 struct stream_list {
     msgpack_packer packer;
     size_t left;
+    bool troubled; /* those, or the others */
 };
 
 static void pack_stream(void *context, const struct stream_view *view)
 {
     struct stream_list *list = context;
 
-    if (list->left == 0)
+    if (list->left == 0 || list->troubled != (view->state != STREAM_OK))
         return;
     list->left--;
-    msgpack_pack_map(&list->packer, 9);
+    msgpack_pack_map(&list->packer, 11);
+    pack_pair_text(&list->packer, "state", stream_state_name(view->state));
+    pack_pair_uint(&list->packer, "refused", view->refused);
     pack_pair_uint(&list->packer, "uid", view->uid);
     pack_pair_uint(&list->packer, "pid", view->pid);
     pack_pair_uuid(&list->packer, "stream_id", view->id);
@@ -263,21 +267,24 @@ static void run_streams(void *context, const msgpack_object *args, struct contro
 {
     struct commands *c = context;
     const struct streams *streams = intake_streams(c->intake);
+    int64_t now_us = clock_realtime_us();
     struct stream_list list;
-    msgpack_sbuffer data;
+    struct pack_buffer data;
     uint64_t limit;
 
     if (value_uint(args, "limit", LIST_DEFAULT, LIST_MAX, &limit) < 0) {
         control_reply_error(request, "limit: expected a number up to %d", LIST_MAX);
         return;
     }
-    msgpack_sbuffer_init(&data);
-    msgpack_packer_init(&list.packer, &data, msgpack_sbuffer_write);
+    pack_buffer_init(&data, &list.packer);
     list.left = streams_count(streams) < limit ? streams_count(streams) : (size_t)limit;
     msgpack_pack_array(&list.packer, list.left);
-    streams_foreach(streams, pack_stream, &list);
-    control_reply(request, data.data, data.size);
-    msgpack_sbuffer_destroy(&data);
+    list.troubled = true;
+    streams_foreach(streams, now_us, pack_stream, &list);
+    list.troubled = false;
+    streams_foreach(streams, now_us, pack_stream, &list);
+    control_reply_packed(request, &data);
+    pack_buffer_done(&data);
 }
 
 /* --- flush -------------------------------------------------------------------------------------------------------- */
@@ -334,6 +341,16 @@ void commands_progress(struct commands *c, const struct writer_status *status)
     }
 }
 
+static void drop_abandoned(struct commands *c)
+{
+    struct flush_wait *wait, *next;
+
+    DL_FOREACH_SAFE (c->waits, wait, next) {
+        if (control_abandoned(wait->request))
+            control_reply_error(end_wait(wait), "nobody waits for this");
+    }
+}
+
 void commands_stop(struct commands *c)
 {
     struct flush_wait *wait, *next;
@@ -355,6 +372,7 @@ static void run_flush(void *context, const msgpack_object *args, struct control_
         control_reply_error(request, "timeout_ms: expected a number up to %d", FLUSH_MAX_MS);
         return;
     }
+    drop_abandoned(c);
     DL_COUNT(c->waits, wait, waiting);
     if (waiting >= FLUSHES_MAX) {
         control_reply_error(request, "%d others wait for a flush already", waiting);

@@ -6,6 +6,7 @@
 #include "daemon/intake.h"
 #include "daemon/journal.h"
 #include "daemon/metrics.h"
+#include "daemon/watch.h"
 #include "daemon/writer.h"
 
 #include <stdint.h>
@@ -20,6 +21,7 @@ struct commands {
     struct writer *writer;
     struct journal *journal;
     const struct metrics *metrics;
+    struct watch *watch;      /* the alarms */
     const char *sink_name;    /* "postgres", "log" */
     const char *ack_name;     /* "sync" … */
     int64_t started_us;       /* monotonic */

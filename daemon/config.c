@@ -136,6 +136,8 @@ static int read_file(struct config *config, const char *path, char error[static 
         parse.result = 0;
         parse.line = syntax_line;
         parse_fail(&parse, -EINVAL, "neither a [section] nor an option = value");
+    } else if (syntax_line < 0 && parse.result == 0) { /* -2: it found no memory, and has read nothing */
+        parse_fail(&parse, -ENOMEM, "out of memory");
     }
     fclose(parse.file);
     return parse.result;

@@ -45,6 +45,8 @@ struct config {
     } sessions;
     struct {
         int64_t streams, streams_per_uid, pages, pages_per_uid;
+        int64_t quarantine_rows;
+        int64_t stream_stall_us;
     } limits;
 };
 

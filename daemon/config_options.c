@@ -94,6 +94,10 @@ const struct config_option config_options[] = {
     {"limits", "streams_per_uid", "16384", INT(limits.streams_per_uid, 1, 16777216), .doc = "... of one user"},
     {"limits", "pages", "4096", INT(limits.pages, 1, 1048576), .doc = "ack pages mapped"},
     {"limits", "pages_per_uid", "1024", INT(limits.pages_per_uid, 1, 1048576), .doc = "... of one user"},
+    {"limits", "quarantine_rows", "1000000", INT(limits.quarantine_rows, 1, INT64_C(1000000000000)), RELOADABLE,
+     .doc = "with so many rows in toll.quarantine, datagrams with invalid frames are refused"},
+    {"limits", "stream_stall", "30s", DURATION(limits.stream_stall_us, 1 * MS, 1 * DAY),
+     .doc = "an alarm is raised when numbers of a stream are missing for so long"},
 };
 
 const size_t config_options_count = sizeof(config_options) / sizeof(config_options[0]);

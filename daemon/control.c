@@ -11,8 +11,8 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +22,8 @@
 #include <unistd.h>
 #include <utlist.h>
 
+enum { ERROR_REPLY_MAX = CONTROL_ERROR_MAX + 32 };
+
 struct client {
     struct control *control;
     struct client *prev, *next;
@@ -29,7 +31,8 @@ struct client {
     uv_timer_t timer;
     uv_write_t write;
     struct control_request *request; /* running */
-    msgpack_sbuffer reply;           /* writing */
+    struct pack_buffer reply;        /* writing */
+    char error[ERROR_REPLY_MAX];     /* in its place: an error is told without taking memory */
     size_t reply_size;               /* counted in control->replies */
     bool closing, last;              /* last: close after this reply */
     int handles;                     /* not closed yet */
@@ -47,7 +50,7 @@ struct control_request {
     /* work */
     struct control_request *prev, *next;
     uv_work_t work;
-    msgpack_sbuffer data;
+    struct pack_buffer data;
     int result;
     char error[CONTROL_ERROR_MAX];
     char bytes[]; /* what args point into */
@@ -55,6 +58,8 @@ struct control_request {
 
 struct control {
     uv_pipe_t listener;
+    uv_pipe_t refused; /* takes a connection that there is no memory for, to close it */
+    bool refusing, refuse_next;
     const struct control_command *commands;
     void *context;
     uint64_t idle_timeout_ms;
@@ -69,13 +74,15 @@ struct control {
     void *closed_context;
 };
 
+static const char OUT_OF_MEMORY[] = "out of memory: try again later";
+
 static void client_read(struct client *client);
 
 /* --- the end of things --- */
 
 static void control_free_if_done(struct control *control)
 {
-    if (!control->listener_closed || control->clients || control->requests > 0)
+    if (!control->listener_closed || control->refusing || control->clients || control->requests > 0)
         return;
     if (control->closed)
         control->closed(control->closed_context);
@@ -92,7 +99,7 @@ static void client_handle_closed(uv_handle_t *handle)
     DL_DELETE(control->clients, client);
     control->client_count--;
     control->replies -= client->reply_size;
-    msgpack_sbuffer_destroy(&client->reply);
+    pack_buffer_done(&client->reply);
     free(client);
     if (control->closing)
         control_free_if_done(control);
@@ -121,7 +128,7 @@ static void request_free(struct control_request *request)
     struct control *control = request->control;
 
     msgpack_zone_destroy(&request->zone);
-    msgpack_sbuffer_destroy(&request->data);
+    pack_buffer_done(&request->data);
     free(request);
     control->requests--;
     if (control->closing)
@@ -138,20 +145,19 @@ static void on_written(uv_write_t *write, int status)
         return;
     client->control->replies -= client->reply_size;
     client->reply_size = 0;
-    msgpack_sbuffer_destroy(&client->reply);
-    msgpack_sbuffer_init(&client->reply);
+    pack_buffer_done(&client->reply);
     if (status < 0 || client->last)
         client_close(client);
     else
         client_read(client);
 }
 
-/* Sends what is packed in client->reply. */
-static void client_send(struct client *client)
+/* Sends a reply, whose bytes are the client's. */
+static void client_send(struct client *client, char *bytes, size_t size)
 {
-    uv_buf_t buf = uv_buf_init(client->reply.data, (unsigned)client->reply.size);
+    uv_buf_t buf = uv_buf_init(bytes, (unsigned)size);
 
-    client->reply_size = client->reply.size;
+    client->reply_size = size;
     client->control->replies += client->reply_size;
     uv_read_stop((uv_stream_t *)&client->pipe);
     uv_timer_start(&client->timer, on_timeout, client->control->idle_timeout_ms, 0);
@@ -160,20 +166,32 @@ static void client_send(struct client *client)
         client_close(client);
 }
 
-static void pack_error(msgpack_sbuffer *reply, const char *error)
+struct error_reply {
+    char *bytes;
+    size_t size;
+};
+
+static int write_error(void *data, const char *bytes, size_t size)
 {
+    struct error_reply *reply = data;
+
+    assert(size <= ERROR_REPLY_MAX - reply->size);
+    memcpy(reply->bytes + reply->size, bytes, size);
+    reply->size += size;
+    return 0;
+}
+
+/* error: shorter than CONTROL_ERROR_MAX. */
+static void client_send_error(struct client *client, const char *error)
+{
+    struct error_reply reply = {.bytes = client->error};
     msgpack_packer packer;
 
-    msgpack_packer_init(&packer, reply, msgpack_sbuffer_write);
+    msgpack_packer_init(&packer, &reply, write_error);
     msgpack_pack_map(&packer, 2);
     pack_pair_bool(&packer, "ok", false);
     pack_pair_text(&packer, "error", error);
-}
-
-static void client_send_error(struct client *client, const char *error)
-{
-    pack_error(&client->reply, error);
-    client_send(client);
+    client_send(client, reply.bytes, reply.size);
 }
 
 /* Ends a request; its client, if it is still there, is the caller's to answer. */
@@ -202,19 +220,28 @@ void control_reply(struct control_request *request, const void *data, size_t siz
         client_send_error(client, "other clients have not read their replies yet: try again later");
         goto done;
     }
-    msgpack_packer_init(&packer, &client->reply, msgpack_sbuffer_write);
+    pack_buffer_init(&client->reply, &packer);
     msgpack_pack_map(&packer, 2);
     pack_pair_bool(&packer, "ok", true);
     pack_text(&packer, "data");
     if (size == 0)
         msgpack_pack_nil(&packer);
-    else if (msgpack_sbuffer_write(&client->reply, data, size) < 0) {
-        client_close(client);
-        goto done;
-    }
-    client_send(client);
+    else
+        pack_buffer_add(&client->reply, data, size);
+    if (client->reply.failed)
+        client_send_error(client, OUT_OF_MEMORY);
+    else
+        client_send(client, client->reply.bytes.data, client->reply.bytes.size);
 done:
     request_free(request);
+}
+
+void control_reply_packed(struct control_request *request, const struct pack_buffer *data)
+{
+    if (data->failed)
+        control_reply_error(request, OUT_OF_MEMORY);
+    else
+        control_reply(request, data->bytes.data, data->bytes.size);
 }
 
 void control_reply_error(struct control_request *request, const char *format, ...)
@@ -232,6 +259,18 @@ void control_reply_error(struct control_request *request, const char *format, ..
     request_free(request);
 }
 
+bool control_abandoned(const struct control_request *request)
+{
+    struct pollfd pollfd = {.fd = -1};
+
+    if (!request->client)
+        return true;
+    /* Reading has stopped, so libuv does not tell. One that has only shut its side still waits for the reply: no POLLHUP. */
+    if (uv_fileno((const uv_handle_t *)&request->client->pipe, &pollfd.fd) < 0)
+        return false;
+    return poll(&pollfd, 1, 0) > 0 && pollfd.revents & (POLLHUP | POLLERR);
+}
+
 /* --- requests --- */
 
 /* One at a time: the thread pool is also the journal's, and its syncs must not stand in line behind tollctl. */
@@ -242,7 +281,7 @@ static void work_run(uv_work_t *work)
     struct control_request *request = work->data;
     msgpack_packer packer;
 
-    msgpack_packer_init(&packer, &request->data, msgpack_sbuffer_write);
+    pack_buffer_init(&request->data, &packer);
     request->result = request->command->work(request->control->context, &request->args, &packer, request->error);
 }
 
@@ -250,7 +289,6 @@ static void work_done(uv_work_t *work, int status)
 {
     struct control_request *request = work->data;
     struct control *control = request->control;
-    size_t end;
 
     control->working = false;
     work_next(control);
@@ -258,10 +296,8 @@ static void work_done(uv_work_t *work, int status)
         control_reply_error(request, "%s", uv_strerror(status));
     else if (request->result < 0)
         control_reply_error(request, "%s", request->error[0] ? request->error : strerror(-request->result));
-    else if (request->data.size > CONTROL_REPLY_MAX || toll_walk(request->data.data, request->data.size, &end) == 0)
-        control_reply(request, request->data.data, request->data.size);
-    else /* cut short */
-        control_reply_error(request, "out of memory");
+    else
+        control_reply_packed(request, &request->data);
 }
 
 static void work_next(struct control *control)
@@ -286,21 +322,21 @@ static const struct control_command *command_find(const struct control *control,
     return NULL;
 }
 
-/* Takes the first `size` bytes out of the client's buffer: a well-formed value. */
+/* Takes the first `size` bytes, a well-formed value, out of the client's buffer. NULL: out of memory, and they are gone. */
 static struct control_request *request_take(struct client *client, size_t size)
 {
     struct control_request *request = calloc(1, sizeof(*request) + size);
     size_t used = 0;
 
-    if (!request)
-        return NULL;
-    request->control = client->control;
-    msgpack_sbuffer_init(&request->data);
-    memcpy(request->bytes, client->buf, size);
+    if (request)
+        memcpy(request->bytes, client->buf, size);
     memmove(client->buf, client->buf + size, client->have - size);
     client->have -= size;
     memset(client->buf + client->have, 0, size);
     client->need = 0;
+    if (!request)
+        return NULL;
+    request->control = client->control;
     if (!msgpack_zone_init(&request->zone, MSGPACK_ZONE_CHUNK_SIZE)) {
         free(request);
         return NULL;
@@ -320,7 +356,7 @@ static void request_start(struct client *client, size_t size)
     const msgpack_object *name;
 
     if (!request) {
-        client_close(client);
+        client_send_error(client, OUT_OF_MEMORY);
         return;
     }
     request->client = client;
@@ -420,6 +456,32 @@ static void client_read(struct client *client)
 
 /* --- the listener --- */
 
+static void refuse_connection(struct control *control);
+
+static void on_refused(uv_handle_t *handle)
+{
+    struct control *control = handle->data;
+
+    control->refusing = false;
+    if (control->closing)
+        control_free_if_done(control);
+    else if (control->refuse_next)
+        refuse_connection(control);
+}
+
+/* libuv accepts nothing more until the connection that it holds is taken. */
+static void refuse_connection(struct control *control)
+{
+    control->refuse_next = control->refusing;
+    if (control->refusing)
+        return;
+    control->refusing = true;
+    uv_pipe_init(control->listener.loop, &control->refused, 0);
+    control->refused.data = control;
+    (void)uv_accept((uv_stream_t *)&control->listener, (uv_stream_t *)&control->refused);
+    uv_close((uv_handle_t *)&control->refused, on_refused);
+}
+
 static void on_connection(uv_stream_t *listener, int status)
 {
     static struct log_limit limit = LOG_LIMIT(3, 60 * 1000000);
@@ -429,10 +491,11 @@ static void on_connection(uv_stream_t *listener, int status)
     if (status < 0)
         return;
     client = calloc(1, sizeof(*client));
-    if (!client)
-        return; /* out of memory: libuv accepts no more, the rest of the daemon goes on */
+    if (!client) {
+        refuse_connection(control);
+        return;
+    }
     client->control = control;
-    msgpack_sbuffer_init(&client->reply);
     uv_pipe_init(listener->loop, &client->pipe, 0);
     uv_timer_init(listener->loop, &client->timer);
     client->pipe.data = client->timer.data = client;

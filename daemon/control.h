@@ -11,6 +11,7 @@
 #define TOLL_DAEMON_CONTROL_H
 
 #include <msgpack.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <uv.h>
@@ -61,18 +62,26 @@ void control_close(struct control *control, void (*closed)(void *context), void 
 /* Answer a request and end it: it must not be used afterwards. If its client went away, nothing is sent. data
  * is one packed msgpack value, which is copied; size 0 is nil. */
 void control_reply(struct control_request *request, const void *data, size_t size);
+/* The same, with an error where there was no memory to pack it all. */
+struct pack_buffer;
+void control_reply_packed(struct control_request *request, const struct pack_buffer *data);
 void control_reply_error(struct control_request *request, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* Whether the client of a request that is still held has closed its connection: nobody will see the reply. */
+bool control_abandoned(const struct control_request *request);
 
 /* The replies tolld gives; tollctl shows keys it does not know, so more can be added. *_us are µs (since the epoch for *_at_us, last_*_us).
  *
  * status    {version, uptime_s, pid, sink ("postgres", "log"), sink_state, sink_error, ack, frames_received, frames_stored,
  *            frames_duplicate, frames_quarantined, frames_pending, journal_id, journal_lsn, durable_lsn, committed_lsn, oldest_lsn,
- *            backlog_bytes, journal_bytes, sessions_live, streams, ack_pages, intake ("reading", "paused"), alarms [str …], …}
+ *            backlog_bytes, journal_bytes, sessions_live, streams, ack_pages, intake ("reading", "paused"), backlog_age_s, quarantine_rows, quarantine_limit,
+ *            alarms [{alarm (its name), since_us (since the epoch), text (what is wrong, and what to do), figures}, the worst first], …}
  * sessions  {limit} → [session …], latest activity first
  * session   {session_id} → {session_id, started_at_us, last_activity_us, llm_calls, llm_input_tokens, llm_output_tokens, tts_calls,
  *            tts_chars, stt_calls, stt_audio_us, complete}, or nil: not live here. complete: memory is the whole story
- * streams   {limit} → [{uid, pid, stream_id, client, received, acked, holes, last_seen_us, page} …]
+ * streams   {limit} → [{uid, pid, stream_id, client, received, acked, holes, refused (datagrams), last_seen_us, page, state ("ok",
+ *            "poisoned", "refused", "dead", "stalled": streams.h)} …], those that are not "ok" first
  * flush     {timeout_ms} → {committed_lsn}: when everything received before the request is committed; or an error */
 
 #endif

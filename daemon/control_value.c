@@ -5,6 +5,33 @@
 #include <stdio.h>
 #include <string.h>
 
+static int write_bytes(void *data, const char *bytes, size_t size)
+{
+    struct pack_buffer *buffer = data;
+
+    buffer->failed = buffer->failed || msgpack_sbuffer_write(&buffer->bytes, bytes, size) < 0;
+    return buffer->failed ? -1 : 0;
+}
+
+void pack_buffer_init(struct pack_buffer *buffer, msgpack_packer *ret_packer)
+{
+    msgpack_sbuffer_init(&buffer->bytes);
+    buffer->failed = false;
+    msgpack_packer_init(ret_packer, buffer, write_bytes);
+}
+
+void pack_buffer_add(struct pack_buffer *buffer, const void *packed, size_t size)
+{
+    (void)write_bytes(buffer, packed, size);
+}
+
+void pack_buffer_done(struct pack_buffer *buffer)
+{
+    msgpack_sbuffer_destroy(&buffer->bytes);
+    msgpack_sbuffer_init(&buffer->bytes);
+    buffer->failed = false;
+}
+
 void pack_text(msgpack_packer *packer, const char *text)
 {
     if (text)

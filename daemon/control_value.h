@@ -22,6 +22,15 @@ void pack_pair_uuid(msgpack_packer *packer, const char *key, const uint8_t id[st
 enum { VALUE_UUID_TEXT = 37 };
 void value_uuid_format(const uint8_t id[static 16], char ret[static VALUE_UUID_TEXT]);
 
+/* Packed bytes that grow. A lack of memory is remembered: the bytes are incomplete for good, and packers need not check each call. */
+struct pack_buffer {
+    msgpack_sbuffer bytes;
+    bool failed;
+};
+void pack_buffer_init(struct pack_buffer *buffer, msgpack_packer *ret_packer); /* which packs into it */
+void pack_buffer_add(struct pack_buffer *buffer, const void *packed, size_t size);
+void pack_buffer_done(struct pack_buffer *buffer); /* it is empty then, and may be done again */
+
 /* The value of a key, or NULL if map is no map or has no such key. */
 const msgpack_object *value_get(const msgpack_object *map, const char *key);
 bool value_is(const msgpack_object *value, const char *text); /* is it this string? NULL is not */

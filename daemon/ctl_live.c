@@ -1,9 +1,12 @@
 /* tollctl's commands that ask the daemon only: status, sessions, flush. */
 #include "daemon/ctl.h"
 
+#include "daemon/clock.h"
 #include "daemon/control_value.h"
 #include "daemon/ctl_client.h"
+#include "daemon/ctl_format.h"
 #include "daemon/ctl_print.h"
+#include "daemon/ctl_table.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -33,6 +36,61 @@ static int finish(struct ctl_reply *reply, int r)
     return r < 0 ? CTL_BAD : CTL_OK;
 }
 
+static void print_text(const msgpack_object *map, const char *key, FILE *out)
+{
+    const msgpack_object *value = value_get(map, key);
+
+    if (value && value->type == MSGPACK_OBJECT_STR)
+        ctl_print_clean(value->via.str.ptr, value->via.str.size, out);
+}
+
+/* Under a heading of their own, at the end, where the eye rests. */
+static void print_alarms(const msgpack_object *alarms, FILE *out)
+{
+    char since[CTL_TEXT_MAX], lasted[CTL_TEXT_MAX];
+
+    if (!alarms || alarms->type != MSGPACK_OBJECT_ARRAY || alarms->via.array.size == 0) {
+        fputs("\nnothing needs attention\n", out);
+        return;
+    }
+    fputs("\nneeds attention:\n", out);
+    for (uint32_t i = 0; i < alarms->via.array.size; i++) {
+        const msgpack_object *alarm = &alarms->via.array.ptr[i];
+        uint64_t since_us;
+
+        if (value_uint(alarm, "since_us", 0, INT64_MAX, &since_us) < 0)
+            since_us = 0;
+        fputs("  ", out);
+        print_text(alarm, "alarm", out);
+        fprintf(out, " since %s (%s): ", ctl_format_time((int64_t)since_us, since),
+                ctl_format_duration((clock_realtime_us() - (int64_t)since_us) / 1000000 * 1000000, lasted));
+        print_text(alarm, "figures", out);
+        fputs("\n      ", out);
+        print_text(alarm, "text", out);
+        fputc('\n', out);
+    }
+}
+
+/* A map's pairs without one of them, whose value is returned, NULL if it was not there. */
+static const msgpack_object *take_out(msgpack_object *map, const char *key)
+{
+    const msgpack_object *value = value_get(map, key);
+    msgpack_object_kv *pairs, taken;
+
+    if (!value)
+        return NULL;
+    pairs = map->via.map.ptr;
+    for (uint32_t i = 0; i + 1 < map->via.map.size; i++) /* to the end, which is then cut off */
+        if (&pairs[i].val == value) {
+            taken = pairs[i];
+            pairs[i] = pairs[i + 1];
+            pairs[i + 1] = taken;
+            value = &pairs[i + 1].val;
+        }
+    map->via.map.size--;
+    return value;
+}
+
 int ctl_status(struct ctl *ctl)
 {
     const struct ctl_request request = {.command = "status"};
@@ -45,7 +103,11 @@ int ctl_status(struct ctl *ctl)
         r = ctl_print_json(reply.data, ctl->out);
         fputc('\n', ctl->out);
     } else {
-        r = ctl_print_map(reply.data, ctl->out);
+        msgpack_object status_map = *reply.data;
+        const msgpack_object *alarms = take_out(&status_map, "alarms");
+
+        r = ctl_print_map(&status_map, ctl->out);
+        print_alarms(alarms, ctl->out);
     }
     return finish(&reply, r);
 }

@@ -125,11 +125,10 @@ done:
 /* clang-format on */
 
 static const struct ctl_column stream_columns[] = {
-    {"uid", "UID"},           {"pid", "PID"},
-    {"client", "CLIENT"},     {"stream_id", "STREAM"},
-    {"received", "RECEIVED"}, {"acked", "ACKNOWLEDGED"},
-    {"holes", "HOLES"},       {"last_seen_us", "LAST SEEN"},
-    {"page", "ACK PAGE"},     {NULL, NULL},
+    {"uid", "UID"},          {"pid", "PID"},           {"client", "CLIENT"},
+    {"stream_id", "STREAM"}, {"received", "RECEIVED"}, {"acked", "ACKNOWLEDGED"},
+    {"holes", "HOLES"},      {"refused", "REFUSED"},   {"last_seen_us", "LAST SEEN"},
+    {"page", "ACK PAGE"},    {"state", "STATE"},       {NULL, NULL},
 };
 static const struct ctl_column hole_columns[] = {
     {"uid", "UID"},       {"pid", "PID"},   {"client", "CLIENT"},   {"stream_id", "STREAM"},
@@ -281,6 +280,30 @@ int ctl_verify(struct ctl *ctl)
 #define QUARANTINE_BYTES_SQL QUARANTINE_SQL(", encode(bytes, 'hex') AS bytes")
 /* clang-format on */
 
+/* How full it is, and how to make room. The limit is the daemon's to say. */
+static int print_quarantine_size(struct ctl *ctl)
+{
+    const struct ctl_request request = {.command = "status"};
+    struct ctl_reply reply;
+    PGresult *result = NULL;
+    char error[CTL_ERROR_MAX];
+    uint64_t limit;
+
+    if (look_up(ctl, "SELECT count(*) FROM toll.quarantine", 0, NULL, &result) < 0)
+        return -EIO;
+    fprintf(ctl->out, "\n%s in quarantine", PQgetvalue(result, 0, 0));
+    PQclear(result);
+    if (ctl_ask(ctl->control, &request, PATIENCE_MS, &reply, error) == 0) {
+        if (value_uint(reply.data, "quarantine_limit", 0, UINT64_MAX, &limit) == 0)
+            fprintf(ctl->out, "; it is full at %" PRIu64 " (limits.quarantine_rows)", limit);
+        ctl_reply_done(&reply);
+    }
+    fputs(". To delete what is settled, by the time it was received:\n"
+          "  SELECT toll.drop_quarantine('2026-01-31 12:00'), or toll.drop_quarantine(now()) for all of it\n",
+          ctl->out);
+    return 0;
+}
+
 int ctl_quarantine(struct ctl *ctl)
 {
     static const struct ctl_column columns[] = {
@@ -307,6 +330,8 @@ int ctl_quarantine(struct ctl *ctl)
         fputs("nothing is in quarantine\n", ctl->out);
     else
         status = printed(ctl_print_result(ctl->bytes ? bytes_columns : columns, result, ctl->out));
+    if (!ctl->json && PQntuples(result) > 0 && print_quarantine_size(ctl) < 0)
+        status = CTL_NO_DATABASE;
     PQclear(result);
     return status;
 }

@@ -1,7 +1,9 @@
-/* uthash, keyed: workers choose stream and session ids, so the hash must not be one that they can foresee. Include this, not <uthash.h>. */
+/* uthash, keyed: workers choose stream and session ids, so the hash must not be one that they can foresee; and one that survives a lack of
+ * memory, for which uthash would end the process. Include this, not <uthash.h>, and add with idhash_add() only. */
 #ifndef TOLL_DAEMON_IDHASH_H
 #define TOLL_DAEMON_IDHASH_H
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -9,6 +11,15 @@
 uint32_t idhash(const void *data, size_t size);
 
 #define HASH_FUNCTION(keyptr, keylen, hashv) ((hashv) = idhash((keyptr), (keylen)))
+#define HASH_NONFATAL_OOM                    1
 #include <uthash.h>
+
+/* Adds an entry (with a handle named hh, and its key, of no other size, in `field`) to a table that does not have the key.
+ * 0; -ENOMEM: the table is as it was, the entry the caller's still. */
+#define idhash_add(table, field, entry)                                                                                \
+    ({                                                                                                                 \
+        HASH_ADD(hh, (table), field, sizeof((entry)->field), (entry));                                                 \
+        (entry)->hh.tbl ? 0 : -ENOMEM;                                                                                 \
+    })
 
 #endif

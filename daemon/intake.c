@@ -19,6 +19,9 @@ enum {
     TEND_MS = 250,      /* heartbeats, pages of dead workers, retries while paused */
     COLLECT_MS = 250,
     MARK_MS = 20, /* an idle log gets its mark after that */
+    /* Waiting to be closed. More would fill the table, and what does not fit the kernel closes in this thread. */
+    DESCRIPTORS_MOST = 4096,
+    FRAMES_MANY = 64, /* more than that in a datagram are decoded before they are taken */
 };
 
 struct intake {
@@ -27,17 +30,22 @@ struct intake {
     struct metrics *metrics;
     struct streams *streams;
     struct closer *closer;
+    struct toll_decoder *decoder;
+    uint64_t quarantine_limit, invalid_taken; /* frames; of large datagrams only */
     uv_loop_t *loop;
     int fd;
 
     uv_poll_t readable;
     uv_timer_t tend, collect, mark;
     uv_work_t sync_work, collect_work;
-    bool syncing, collecting, paused, stopping, stopped, broken;
+    bool syncing, collecting, stopping, stopped, broken;
     bool rewrite_due; /* a write failed while a sync was under way */
+    int paused;       /* why it does not read, or 0 */
     int sync_result;
     int64_t sync_started_us;
     uint64_t committed_lsn, collect_below;
+    int64_t collect_now_us;
+    struct clock_watch clock;
     void (*on_stopped)(void *context);
     void (*on_renew)(void *context);
 
@@ -98,20 +106,65 @@ static struct stream *find_stream(struct intake *intake, const struct datagram *
     struct stream *stream =
         streams_get(intake->streams, datagram->uid, envelope->stream_id, envelope->stream_base, now_us);
 
-    if (stream && envelope->client.ptr)
+    if (!stream)
+        return NULL;
+    stream_set_pid(stream, datagram->pid);
+    if (envelope->client.ptr)
         stream_set_client(stream, envelope->client.ptr, envelope->client.len);
     return stream;
 }
 
-static void refuse_stream(struct intake *intake, const struct datagram *datagram)
+/* How many of its frames can't be decoded; -ENOMEM. */
+static int count_invalid(struct intake *intake, const struct datagram *datagram)
 {
-    static struct log_limit limit = LOG_LIMIT(5, 60 * 1000000);
+    char reason[TOLL_REASON_MAX];
+    struct datagram_parts parts;
+    struct datagram_piece piece;
+    struct toll_frame frame;
+    int count = 0;
 
-    metrics_add(&intake->metrics->datagrams_refused, 1);
-    log_limited(
-        &limit, LOG_LEVEL_WARNING,
-        "datagram refused: its stream's numbers have more than 1024 holes, the sender is broken or hostile uid=%u pid=%u",
-        datagram->uid, datagram->pid);
+    datagram_open(&parts, datagram->data, datagram->size, datagram->truncated);
+    while (datagram_next(&parts, &piece)) {
+        int r = piece.broken ? -EINVAL : toll_frame_decode(intake->decoder, piece.data, piece.size, &frame, reason);
+
+        if (r == -ENOMEM)
+            return r;
+        count += r < 0 || frame.type == TOLL_FRAME_STREAM;
+    }
+    return count;
+}
+
+/* A datagram can hold 65,536 frames of a byte each: such are looked at before they are taken, not when they are in the table already. */
+static bool is_full(const struct intake *intake)
+{
+    uint64_t done = metrics_get(&intake->metrics->frames_quarantined);
+    uint64_t coming = intake->invalid_taken > done ? intake->invalid_taken - done : 0;
+
+    return metrics_get(&intake->metrics->quarantine_rows) + coming >= intake->quarantine_limit;
+}
+
+/* 0: let it in. -EINVAL: it was refused; -EAGAIN: out of memory. */
+static int pass_door(struct intake *intake, const struct datagram *datagram, const struct datagram_parts *parts,
+                     struct stream *stream, uint64_t frames)
+{
+    const struct toll_frame *envelope = &parts->envelope;
+    bool full = is_full(intake);
+    int invalid;
+
+    if (!full && frames < FRAMES_MANY)
+        return 0;
+    if (stream && stream_has(stream, envelope->stream_seq, envelope->stream_seq + envelope->stream_count))
+        return 0; /* a duplicate adds nothing, and its sender must learn that it is one */
+    invalid = count_invalid(intake, datagram);
+    if (invalid < 0)
+        return -EAGAIN;
+    if (!full || invalid == 0) {
+        intake->invalid_taken += (uint64_t)invalid;
+        return 0;
+    }
+    if (stream)
+        stream_refuse(stream);
+    return -EINVAL;
 }
 
 int intake_datagram(struct intake *intake, const struct datagram *datagram, int64_t now_us)
@@ -127,17 +180,19 @@ int intake_datagram(struct intake *intake, const struct datagram *datagram, int6
         stream = find_stream(intake, datagram, &parts.envelope, now_us);
         if (!stream)
             return -EAGAIN; /* out of memory: the same again later */
-        r = stream_note(stream, parts.envelope.stream_seq, parts.envelope.stream_seq + parts.envelope.stream_count);
-        if (r == -E2BIG) {
-            refuse_stream(intake, datagram);
-            take_descriptors(intake, datagram, NULL);
-            return 0;
-        }
-        if (r < 0)
-            return -EAGAIN;
     }
     while (datagram_next(&parts, &piece))
         frames++;
+    r = pass_door(intake, datagram, &parts, stream, frames);
+    if (r == 0 && stream)
+        r = stream_note(stream, parts.envelope.stream_seq, parts.envelope.stream_seq + parts.envelope.stream_count);
+    if (r == -EINVAL || r == -E2BIG) { /* watch.c tells of it */
+        metrics_add(&intake->metrics->datagrams_refused, 1);
+        take_descriptors(intake, datagram, r == -EINVAL ? stream : NULL);
+        return 0;
+    }
+    if (r < 0)
+        return -EAGAIN;
     if (frames > 0) { /* an envelope alone only attaches */
         r = journal_append(intake->journal, JOURNAL_DATAGRAM, datagram->truncated ? JOURNAL_TRUNCATED : 0,
                            datagram->uid, datagram->pid, now_us, datagram->data, datagram->size, &end_lsn);
@@ -184,21 +239,12 @@ static enum ackpage_state page_state(const struct intake *intake)
 
 static void set_paused(struct intake *intake, int reason)
 {
-    static struct log_limit limit = LOG_LIMIT(10, 60 * 1000000);
-    bool paused = reason != 0;
+    bool changes = (reason != 0) != (intake->paused != 0);
 
-    if (intake->paused == paused)
+    intake->paused = reason;
+    if (!changes)
         return;
-    intake->paused = paused;
-    metrics_set(&intake->metrics->intake_paused, paused);
-    if (reason == -ENOSPC)
-        log_limited(
-            &limit, LOG_LEVEL_WARNING,
-            "receiving is paused: the journal is full. Workers keep their frames until space returns. See journal.max_bytes, "
-            "journal.min_free_bytes, and why storing lags (tollctl status) journal_bytes=%" PRIu64,
-            journal_disk_bytes(intake->journal));
-    else if (!paused)
-        log_debug("receiving goes on");
+    metrics_set(&intake->metrics->intake_paused, reason != 0);
     streams_tend(intake->streams, page_state(intake), (uint64_t)clock_boottime_ms());
 }
 
@@ -286,7 +332,7 @@ static void read_some(struct intake *intake, int most)
 
     if (!may_read(intake))
         return;
-    while (count < most && read_one(intake))
+    while (count < most && closer_waiting(intake->closer) < DESCRIPTORS_MOST && read_one(intake))
         count++;
     if (count > 0)
         write_and_sync(intake);
@@ -377,6 +423,8 @@ static void on_mark(uv_timer_t *timer)
         return;
     if (journal_append(intake->journal, JOURNAL_MARK, 0, 0, 0, clock_realtime_us(), NULL, 0, &end_lsn) == 0)
         write_and_sync(intake);
+    else /* no memory, or no space: nobody else asks again while the log is idle */
+        uv_timer_start(timer, on_mark, TEND_MS, 0);
 }
 
 static void start_sync(struct intake *intake)
@@ -418,7 +466,7 @@ static void collect_off_loop(uv_work_t *work)
 {
     static struct log_limit limit = LOG_LIMIT(2, 60 * 1000000);
     struct intake *intake = work->data;
-    int r = journal_collect(intake->journal, intake->collect_below, clock_realtime_us());
+    int r = journal_collect(intake->journal, intake->collect_below, intake->collect_now_us);
 
     if (r < 0 && r != -ENOSPC)
         log_limited(&limit, LOG_LEVEL_WARNING, "preparing or deleting journal segments failed error=%s", strerror(-r));
@@ -436,11 +484,16 @@ static void after_collect(uv_work_t *work, int status)
 static void on_collect(uv_timer_t *timer)
 {
     struct intake *intake = timer->data;
+    int64_t step_us;
 
     if (intake->collecting || intake->stopping || intake->broken || intake->on_renew)
         return;
     intake->collecting = true;
     intake->collect_below = intake->committed_lsn;
+    intake->collect_now_us = clock_realtime_us();
+    step_us = clock_watch_step(&intake->clock, intake->collect_now_us, clock_monotonic_us());
+    if (step_us)
+        journal_clock_stepped(intake->journal, step_us);
     uv_queue_work(intake->loop, &intake->collect_work, collect_off_loop, after_collect);
 }
 
@@ -455,22 +508,26 @@ int intake_new(struct intake **ret, const struct intake_options *options, uv_loo
     if (!intake)
         return -ENOMEM;
     intake->options = *options;
+    intake->quarantine_limit = UINT64_MAX;
     intake->journal = journal;
     intake->metrics = metrics;
     intake->loop = loop;
     intake->fd = fd;
     intake->streams = streams_new(&options->streams);
-    r = intake->streams ? closer_new(&intake->closer) : -ENOMEM;
+    intake->decoder = toll_decoder_new();
+    r = intake->streams && intake->decoder ? closer_new(&intake->closer) : -ENOMEM;
     if (r == 0)
         r = uv_poll_init(loop, &intake->readable, fd);
     if (r < 0) {
         closer_free(intake->closer);
+        toll_decoder_free(intake->decoder);
         streams_free(intake->streams);
         free(intake);
         return r;
     }
     intake->readable.data = intake->tend.data = intake->collect.data = intake->mark.data = intake;
     intake->sync_work.data = intake->collect_work.data = intake;
+    clock_watch_init(&intake->clock, clock_realtime_us(), clock_monotonic_us());
     uv_timer_init(loop, &intake->tend);
     uv_timer_init(loop, &intake->collect);
     uv_timer_init(loop, &intake->mark);
@@ -511,7 +568,18 @@ void intake_renew(struct intake *intake, void (*renew)(void *context))
     check_stopped(intake);
 }
 
-bool intake_paused(const struct intake *intake)
+void intake_set_quarantine_limit(struct intake *intake, uint64_t rows)
+{
+    intake->quarantine_limit = rows;
+}
+
+size_t intake_descriptors(const struct intake *intake, bool *ret_stuck)
+{
+    *ret_stuck = closer_stuck(intake->closer);
+    return closer_waiting(intake->closer);
+}
+
+int intake_paused(const struct intake *intake)
 {
     return intake->paused;
 }
@@ -527,5 +595,6 @@ void intake_free(struct intake *intake)
         return;
     streams_free(intake->streams);
     closer_free(intake->closer);
+    toll_decoder_free(intake->decoder);
     free(intake);
 }

@@ -49,7 +49,14 @@ void intake_stop(struct intake *intake, void (*stopped)(void *context));
 /* Takes a renewed journal into use: `renew` is called when no sync is under way. */
 void intake_renew(struct intake *intake, void (*renew)(void *context));
 
-bool intake_paused(const struct intake *intake); /* no space: not reading */
+/* The door: while the quarantine has so many rows (the metric quarantine_rows, and what is known to be on its way there), a datagram with a frame
+ * that does not decode is refused whole, neither journaled nor acknowledged, unless all of its numbers have been journaled before. */
+void intake_set_quarantine_limit(struct intake *intake, uint64_t rows);
+
+/* Not reading: -ENOSPC, the journal has no space; -EAGAIN, out of memory, for a moment. 0: reading. */
+int intake_paused(const struct intake *intake);
+/* Descriptors that workers should not have sent and that are not closed yet; whether closing one takes seconds. */
+size_t intake_descriptors(const struct intake *intake, bool *ret_stuck);
 const struct streams *intake_streams(const struct intake *intake);
 
 /* One datagram, as the loop would: for tests. 0; -ENOSPC or -EAGAIN: not taken, the same again later; other -errno: the journal is closed. */

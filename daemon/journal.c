@@ -37,15 +37,23 @@ static void chunks_release(struct journal *journal)
     }
 }
 
+/* True if a record of `need` bytes goes where the last one went. */
+static bool chunk_holds(const struct journal *journal, size_t need)
+{
+    const struct chunk *chunk = journal->tail;
+
+    return chunk && chunk->segment == journal->last && chunk->cap - chunk->used >= need &&
+           chunk->lsn + chunk->used == journal->tip;
+}
+
 /* Room for one more record of `need` bytes at the end of the log, in the last segment. bounded: -EAGAIN above
- * the limit. */
+ * the limit, and without memory. */
 static int chunk_reserve(struct journal *journal, size_t need, bool bounded)
 {
-    struct chunk *chunk = journal->tail;
+    struct chunk *chunk;
     size_t usual = chunk_bytes(journal), cap = need > usual ? need : usual;
 
-    if (chunk && chunk->segment == journal->last && chunk->cap - chunk->used >= need &&
-        chunk->lsn + chunk->used == journal->tip)
+    if (chunk_holds(journal, need))
         return 0;
     if (bounded && journal->buffered + cap > GROUP_BYTES_MAX)
         return -EAGAIN;
@@ -55,7 +63,7 @@ static int chunk_reserve(struct journal *journal, size_t need, bool bounded)
     } else {
         chunk = malloc(sizeof *chunk + cap);
         if (!chunk)
-            return -EAGAIN; /* some memory comes back with the next sync */
+            return bounded ? -EAGAIN : -ENOMEM; /* some comes back with the next sync, for which a rewrite can't wait */
     }
     *chunk = (struct chunk){.segment = journal->last, .lsn = journal->tip, .cap = cap};
     if (journal->tail)
@@ -83,6 +91,23 @@ void journal_chunks_free(struct journal *journal)
     journal->buffered = 0;
 }
 
+/* Begins the next segment. One failure of the disk is no end: nothing of the log was touched, so the next try makes another file.
+ * Neither is it when descriptors or memory are short. */
+static int segment_next(struct journal *journal, bool limits)
+{
+    int r = segment_begin(journal, journal->tip, limits);
+
+    if (r == 0) {
+        journal->segment_missed = false;
+    } else if (limits && (r == -EMFILE || r == -ENFILE || r == -ENOMEM)) {
+        r = -EAGAIN;
+    } else if (limits && r != -ENOSPC && !journal->segment_missed) {
+        journal->segment_missed = true;
+        r = -EAGAIN;
+    }
+    return r;
+}
+
 /* Sees to it that a record of `need` bytes has its place: in the last segment or a new one, and in memory. */
 static int record_place(struct journal *journal, size_t need, bool limits)
 {
@@ -91,7 +116,7 @@ static int record_place(struct journal *journal, size_t need, bool limits)
     if (segment_capacity_end(journal->last) < journal->tip + need) {
         if (journal->broken)
             return -EAGAIN; /* journal_rewrite() will find new places for all */
-        int r = segment_begin(journal, journal->tip, limits);
+        int r = segment_next(journal, limits);
         if (r < 0)
             return r;
     }
@@ -124,8 +149,6 @@ int journal_append(struct journal *journal, uint8_t kind, uint8_t flags, uint32_
     size_t need = JOURNAL_RECORD_HEADER + size;
     chunks_release(journal);
     int r = record_place(journal, need, true);
-    if (r == -EMFILE || r == -ENFILE || r == -ENOMEM) /* no segment just now; the log is as it was */
-        r = -EAGAIN;
     if (r < 0)
         return r == -EAGAIN || r == -ENOSPC || r == -EMSGSIZE ? r : journal_fail(journal, r);
 
@@ -162,12 +185,12 @@ int journal_room(struct journal *journal, size_t size, bool cheap)
         return -ENOSPC;
     if (cheap)
         return segment_capacity_end(journal->last) >= journal->tip + need &&
+                       (chunk_holds(journal, need) || (journal->idle && need <= journal->idle->cap)) &&
                        journal->buffered + need + CHUNK_BYTES <= GROUP_BYTES_MAX
                    ? 0
                    : -EAGAIN;
     chunks_release(journal);
-    int r = record_place(journal, need, true);
-    return r == -ENOMEM || r == -EMFILE || r == -ENFILE ? -EAGAIN : r;
+    return record_place(journal, need, true);
 }
 
 int journal_write(struct journal *journal)

@@ -101,7 +101,8 @@ const uint8_t *journal_uuid(const struct journal *journal); /* 16 bytes; changes
 
 /* Appends one record to the group in memory. Returns 0 and the LSN after it; or nothing was appended and
  *   -EAGAIN    too much is not durable yet: stop reading until a sync has moved the durable LSN, or journal_rewrite()
- *              has mended a failure; or no descriptor or memory is to be had just now
+ *              has mended a failure; or no descriptor or memory is to be had just now, or a segment could not be made: the
+ *              second time in a row that is an error
  *   -ENOSPC    the journal is full: stop reading; journal_collect() finds room again, and until then this costs no
  *              system call
  *   -EMSGSIZE  size is above JOURNAL_PAYLOAD_MAX or does not fit a segment
@@ -146,6 +147,10 @@ uint64_t journal_disk_bytes(const struct journal *journal); /* of all segments *
 int journal_collect(struct journal *journal, uint64_t committed_lsn, int64_t now_us)
     __attribute__((warn_unused_result));
 
+/* The wall clock was stepped by so much, and now_us with it: what is in the log stays as old as it was, and is kept as long as it would
+ * have been. Appending thread, with no journal_collect() under way. */
+void journal_clock_stepped(struct journal *journal, int64_t step_us);
+
 /* Nothing from lsn on is deleted, whatever journal_collect() is told, until this is called again: the database has gone
  * back, so what was committed is needed again. UINT64_MAX, as at first: no such limit. When it returns, a deletion
  * that was under way is over, and journal_oldest_lsn() stays below or at lsn if it is now. Thread-safe. */
@@ -179,9 +184,9 @@ void journal_reader_free(struct journal_reader *reader);
 /* The next read begins at lsn. -ERANGE: below the oldest LSN kept, or above the durable one. */
 int journal_reader_seek(struct journal_reader *reader, uint64_t lsn) __attribute__((warn_unused_result));
 uint64_t journal_reader_lsn(const struct journal_reader *reader);
-/* The next record that is durable. 0; -EAGAIN at the durable LSN; -EBADMSG: damage at journal_reader_lsn(),
- * of data that was acknowledged; other -errno. The record's payload stays valid until the next call of a
- * reader function. */
+/* The next record that is durable; within a hole, the rest of it. 0; -EAGAIN at the durable LSN; -EBADMSG: damage at
+ * journal_reader_lsn(), of data that was acknowledged; other -errno. The record's payload stays valid until the next call
+ * of a reader function. */
 int journal_reader_next(struct journal_reader *reader, struct journal_record *ret) __attribute__((warn_unused_result));
 
 /* With the daemon stopped (-EBUSY if it isn't): finds damage below the durable LSN, copies the damaged bytes

@@ -250,6 +250,7 @@ struct journal {
     uint64_t carried;  /* the highest durable LSN that a record carries */
     uint64_t data_end; /* where the last record ends that is not a mark */
     int64_t last_us;
+    bool segment_missed; /* the last try to begin a segment failed, and not for lack of something */
 };
 
 void journal_chunks_free(struct journal *journal);

@@ -107,21 +107,21 @@ int journal_unconfirmed_write(struct journal *journal)
     return journal_file_write(journal->io, journal->dir_fd, UNCONFIRMED_FILE, bytes, sizeof bytes);
 }
 
-/* A value left by an earlier run stays: what that one may have missed has not been looked at yet. */
+/* A value left by an earlier run stays: what that one may have missed has not been looked at yet. But it speaks of this log
+ * as it is now: one that ends below the value was taken back, and its end is where the rest begins. */
 static int unconfirmed_begin(struct journal *journal)
 {
     uint8_t bytes[8];
     ssize_t n = journal_file_read(journal->io, journal->dir_fd, UNCONFIRMED_FILE, bytes, sizeof bytes);
 
-    if (n == sizeof bytes) {
-        journal->unconfirmed = get_le(bytes, 8);
-        return 0;
-    }
-    if (n >= 0)
-        return -EBADMSG;
-    if (n != -ENOENT)
+    if (n < 0 && n != -ENOENT)
         return (int)n;
-    journal->unconfirmed = journal->end;
+    if (n >= 0 && n != sizeof bytes)
+        return -EBADMSG;
+    uint64_t left = n < 0 ? LSN_MAX : get_le(bytes, 8);
+    journal->unconfirmed = left > journal->end ? journal->end : left < journal->oldest ? journal->oldest : left;
+    if (journal->unconfirmed == left)
+        return 0;
     int r = journal_unconfirmed_write(journal);
     if (r != -ENOSPC && r != -EDQUOT)
         return r;

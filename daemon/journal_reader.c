@@ -178,6 +178,30 @@ static int reader_open(struct journal_reader *reader, uint64_t *ret_end)
     return 0;
 }
 
+/* A watermark from before a repair may lie within what is a hole now: gives the hole from there on. -EBADMSG: it does not. */
+static int reader_rest_of_hole(struct journal_reader *reader, uint64_t end, struct journal_record *ret)
+{
+    struct journal *journal = reader->journal;
+    struct journal_record record = {.end_lsn = reader->base};
+    uint64_t ignored;
+
+    while (record.end_lsn <= reader->lsn) {
+        int r = window_record(&reader->window, journal->io, reader->fd, journal->seed, reader->base, record.end_lsn,
+                              end, &record, &ignored);
+        if (r < 0)
+            return r;
+    }
+    if (record.kind != JOURNAL_HOLE)
+        return -EBADMSG;
+    size_t past = (size_t)(reader->lsn - record.lsn);
+    past = past < JOURNAL_RECORD_HEADER ? 0 : past - JOURNAL_RECORD_HEADER;
+    record.lsn = reader->lsn;
+    record.payload = (const uint8_t *)record.payload + past;
+    record.size -= past;
+    *ret = record;
+    return 0;
+}
+
 int journal_reader_next(struct journal_reader *reader, struct journal_record *ret)
 {
     struct journal *journal = reader->journal;
@@ -201,6 +225,8 @@ int journal_reader_next(struct journal_reader *reader, struct journal_record *re
     window->size = 0;
     r = window_record(window, journal->io, reader->fd, journal->seed, reader->base, reader->lsn,
                       end < limit ? end : limit, &record, &ignored);
+    if (r == -EBADMSG)
+        r = reader_rest_of_hole(reader, end < limit ? end : limit, &record);
     if (r < 0)
         return r;
 found:

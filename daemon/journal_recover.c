@@ -319,7 +319,7 @@ static int tail_sync(struct journal *journal, const struct journal_scan *scan)
     int r = 0;
 
     for (struct segment *s = journal->first; s && r == 0; s = s->next) {
-        if (s->end < scan->vouched)
+        if (s->end <= scan->vouched)
             continue;
         r = s->fd = journal_io_open(io, journal->dir_fd, s->name, O_RDWR);
         if (r < 0)

@@ -50,12 +50,13 @@ static int header_make(struct repair *repair, struct segment *segment)
 }
 
 /* Covers [from, to) with holes that keep the damaged bytes as their payload, as far as the header leaves
- * them. More than one where a payload would be too long. A file that lost its end grows again. */
+ * them. More than one where it would not fit into a segment, as every record must. A file that lost its end grows again. */
 static int holes_write(struct journal *journal, struct segment *segment, uint64_t from, uint64_t to,
                        int64_t received_us)
 {
     const struct journal_io *io = journal->io;
-    uint8_t *bytes = calloc(1, RECORD_MAX);
+    uint64_t room = journal->options.segment_bytes - SEGMENT_HEADER, most = room < RECORD_MAX ? room : RECORD_MAX;
+    uint8_t *bytes = calloc(1, (size_t)most);
     int fd = -1, r = -ENOMEM;
 
     if (!bytes)
@@ -65,8 +66,8 @@ static int holes_write(struct journal *journal, struct segment *segment, uint64_
         goto out;
     for (uint64_t lsn = from; lsn < to;) {
         uint64_t size = to - lsn;
-        if (size > RECORD_MAX)
-            size = size - RECORD_MAX < JOURNAL_RECORD_HEADER ? RECORD_MAX - JOURNAL_RECORD_HEADER : RECORD_MAX;
+        if (size > most)
+            size = size - most < JOURNAL_RECORD_HEADER ? most - JOURNAL_RECORD_HEADER : most;
         memset(bytes, 0, (size_t)size);
         ssize_t n = journal_io_read(io, fd, bytes, (size_t)size, segment_offset(segment->base, lsn));
         if (n < 0) {
@@ -141,7 +142,8 @@ static int identity_make(struct repair *repair)
     return r;
 }
 
-/* Headers that are not blank and yet do not read. */
+/* Headers that do not read. A blank one is none of them, but for the oldest segment's: that was synced before the segment
+ * could become the oldest. */
 static int headers_repair(struct repair *repair)
 {
     struct journal *journal = repair->journal;
@@ -160,7 +162,10 @@ static int headers_repair(struct repair *repair)
         int r = segment_header_decode(journal->uuid, bytes, &header, NULL);
         if (r == 0 && (header.number != s->number || header.base != s->base || header.durable > s->base))
             r = -EBADMSG;
-        r = r == -EBADMSG ? header_make(repair, s) : r == -ENODATA ? 0 : r;
+        if (r == -ENODATA)
+            r = s == segment_oldest(journal) ? -EBADMSG : 0;
+        if (r == -EBADMSG)
+            r = header_make(repair, s);
         if (r < 0)
             return r;
     }

@@ -6,6 +6,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* The log takes no segment that would leave less than this: the small files beside it (what the database knows of this journal,
+ * where a run began, a sink's watermark) must find room on a disk that the log itself has filled, or storing could not begin and
+ * nothing would ever be deleted. */
+enum { SMALL_FILES_BYTES = 64 * 1024 };
+
 void journal_set_limits(struct journal *journal, uint64_t max_bytes, uint64_t min_free_bytes, int64_t retention_us)
 {
     pthread_mutex_lock(&journal->lock);
@@ -24,6 +29,8 @@ static bool space_allows(struct journal *journal, uint64_t more)
     pthread_mutex_lock(&journal->lock);
     uint64_t max_bytes = journal->max_bytes, min_free_bytes = journal->min_free_bytes;
     pthread_mutex_unlock(&journal->lock);
+    if (min_free_bytes < SMALL_FILES_BYTES)
+        min_free_bytes = SMALL_FILES_BYTES;
     if (more > max_bytes || journal->disk_bytes > max_bytes - more)
         return false;
     if (journal->io->free_bytes(journal->io->context, journal->dir_fd, &free_bytes) < 0)
@@ -118,6 +125,16 @@ void journal_hold(struct journal *journal, uint64_t lsn)
     pthread_mutex_lock(&journal->space_lock);
     journal->hold = lsn;
     pthread_mutex_unlock(&journal->space_lock);
+}
+
+void journal_clock_stepped(struct journal *journal, int64_t step_us)
+{
+    pthread_mutex_lock(&journal->lock);
+    for (struct segment *s = journal->first; s; s = s->next)
+        s->last_us += step_us;
+    pthread_mutex_unlock(&journal->lock);
+    if (journal->last_us != 0)
+        journal->last_us += step_us;
 }
 
 int journal_collect(struct journal *journal, uint64_t committed_lsn, int64_t now_us)

@@ -35,6 +35,7 @@ static bool somebody_listens(const struct sockaddr_un *address)
 
 int listener_bind(const char *path, mode_t mode)
 {
+    const int on = 1;
     struct sockaddr_un address;
     struct stat status;
     int fd, r;
@@ -50,9 +51,10 @@ int listener_bind(const char *path, mode_t mode)
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return -errno;
-    /* The mode is set on the descriptor before binding, so that the file never has a wider one. */
-    if (fchmod(fd, mode) < 0 || bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 ||
-        chmod(path, mode) < 0) {
+    /* Both before binding. The mode, so that the file never has a wider one. Credentials, because what is sent while the receiver does not ask
+     * for them comes from nobody: a worker's stream would be another one then, and what it sends again be stored twice. */
+    if (fchmod(fd, mode) < 0 || setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 ||
+        bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 || chmod(path, mode) < 0) {
         r = -errno;
         close(fd);
         return r;

@@ -3,17 +3,17 @@
 #include "daemon/commands.h"
 #include "daemon/config.h"
 #include "daemon/control.h"
-#include "daemon/intake.h"
 #include "daemon/journal.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/offline.h"
 #include "daemon/options.h"
+#include "daemon/pipeline.h"
 #include "daemon/sink_log.h"
 #include "daemon/sink_postgres.h"
 #include "daemon/version.h"
-#include "daemon/writer.h"
+#include "daemon/watch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,16 +37,15 @@ struct tolld {
     struct metrics metrics;
     struct journal *journal;
     struct sink *sink;
-    struct writer *writer;
-    struct intake *intake;
+    struct pipeline *pipeline;
     struct control *control;
     struct commands commands;
+    struct watch watch;
     int socket;
     bool own_socket; /* bound here: ours to remove */
-    uv_async_t progress;
     uv_signal_t sigterm, sigint, sighup;
     uv_timer_t deadline;
-    bool stopping, renewing;
+    bool stopping;
     int exit_status;
 };
 
@@ -116,6 +115,8 @@ static int open_journal(struct tolld *d)
         log_error("the journal can't be opened path=%s error=%s", d->config.daemon.state_dir, strerror(-r));
     else
         report_journal(d, &report);
+    if (r < 0)
+        d->exit_status = r == -EBUSY ? EXIT_FAILURE : EXIT_JOURNAL;
     return r;
 }
 
@@ -198,48 +199,15 @@ static int open_sink(struct tolld *d)
 
 /* --- running ---------------------------------------------------------------------------------------------------------------- */
 
-static void on_durable(void *context)
-{
-    struct tolld *d = context;
-
-    writer_wake(d->writer);
-}
-
 static void stop(struct tolld *d);
 
-static void on_broken(void *context, int error)
+static void on_broken(void *context)
 {
     struct tolld *d = context;
 
-    (void)error;
     d->exit_status = EXIT_JOURNAL;
     sd_notify(0, "STATUS=the journal can't be written: stopping");
     stop(d);
-}
-
-static void on_progress_from_thread(void *context)
-{
-    struct tolld *d = context;
-
-    uv_async_send(&d->progress);
-}
-
-static void renew_journal(void *context)
-{
-    struct tolld *d = context;
-    struct writer_status status;
-    int r;
-
-    writer_get_status(d->writer, &status);
-    r = journal_renew(d->journal, status.renew_from);
-    if (r < 0) {
-        log_error("the journal can't be renewed error=%s", strerror(-r));
-        d->exit_status = EXIT_JOURNAL;
-        stop(d);
-        return;
-    }
-    d->renewing = false;
-    writer_renewed(d->writer);
 }
 
 static void close_handle(uv_handle_t *handle, void *context)
@@ -249,21 +217,19 @@ static void close_handle(uv_handle_t *handle, void *context)
         uv_close(handle, NULL);
 }
 
-static void on_progress(uv_async_t *handle)
+static void on_progress(void *context, const struct writer_status *status)
 {
-    struct tolld *d = handle->data;
-    struct writer_status status;
+    struct tolld *d = context;
 
-    writer_get_status(d->writer, &status);
-    if (status.state == WRITER_OK)
-        intake_set_committed(d->intake, status.committed_lsn);
-    if (status.state == WRITER_RENEW && !d->renewing && !d->stopping) {
-        d->renewing = true;
-        intake_renew(d->intake, renew_journal);
-    }
-    commands_progress(&d->commands, &status);
-    if (status.state == WRITER_DONE)
-        uv_stop(&d->loop);
+    watch_look(&d->watch, status);
+    commands_progress(&d->commands, status);
+}
+
+static void on_ended(void *context)
+{
+    struct tolld *d = context;
+
+    uv_stop(&d->loop);
 }
 
 static struct writer_options writer_options_of(struct tolld *d)
@@ -277,11 +243,10 @@ static struct writer_options writer_options_of(struct tolld *d)
                   .future_tolerance_us = config->sessions.future_tolerance_us,
                   .past_tolerance_us = config->sessions.past_tolerance_us,
                   .sessions_max = (size_t)config->sessions.max_in_memory,
-                  .streams_max = (size_t)config->limits.streams},
+                  .streams_max = (size_t)config->limits.streams,
+                  .quarantine_rows = (uint64_t)config->limits.quarantine_rows},
         .batch_age_us = config->batch.age_us,
         .retry_max_us = config->database.retry_max_us,
-        .progress = on_progress_from_thread,
-        .context = d,
     };
 }
 
@@ -305,14 +270,6 @@ static void on_deadline(uv_timer_t *timer)
     _exit(d->exit_status); /* the writer may hang in a call to a frozen server */
 }
 
-static void on_intake_stopped(void *context)
-{
-    struct tolld *d = context;
-
-    writer_hurry(d->writer, UINT64_MAX);
-    writer_stop(d->writer);
-}
-
 static void stop(struct tolld *d)
 {
     if (d->stopping)
@@ -320,7 +277,7 @@ static void stop(struct tolld *d)
     d->stopping = true;
     sd_notify(0, "STOPPING=1");
     uv_timer_start(&d->deadline, on_deadline, (uint64_t)(d->config.daemon.shutdown_deadline_us / 1000), 0);
-    intake_stop(d->intake, on_intake_stopped);
+    pipeline_stop(d->pipeline);
 }
 
 static void on_stop_signal(uv_signal_t *handle, int number)
@@ -334,6 +291,13 @@ static void on_stop_signal(uv_signal_t *handle, int number)
     }
     log_info("stopping signal=%s", strsignal(number));
     stop(d);
+}
+
+static void set_watch_limits(struct tolld *d)
+{
+    d->watch.batch_age_us = d->config.batch.age_us;
+    d->watch.quarantine_limit = (uint64_t)d->config.limits.quarantine_rows;
+    intake_set_quarantine_limit(pipeline_intake(d->pipeline), d->watch.quarantine_limit);
 }
 
 static void on_reload(uv_signal_t *handle, int number)
@@ -351,7 +315,8 @@ static void on_reload(uv_signal_t *handle, int number)
         config_reload(&d->config, &config, applied, restart);
         options = writer_options_of(d);
         options.host = "";
-        writer_set_options(d->writer, &options);
+        writer_set_options(pipeline_writer(d->pipeline), &options);
+        set_watch_limits(d);
         journal_set_limits(d->journal, (uint64_t)d->config.journal.max_bytes,
                            (uint64_t)d->config.journal.min_free_bytes, d->config.journal.retention_us);
         log_level_set((enum log_level)d->config.daemon.log_level);
@@ -371,32 +336,38 @@ static int watch_signal(struct tolld *d, uv_signal_t *handle, uv_signal_cb callb
 
 /* --- from start to end ------------------------------------------------------------------------------------------------------ */
 
-static int start_writer(struct tolld *d)
+static int start_pipeline(struct tolld *d)
 {
-    struct writer_options options = writer_options_of(d);
+    const struct config *config = &d->config;
+    struct pipeline_options options = {
+        .intake = {.ack = (enum intake_ack)config->journal.ack,
+                   .streams = {.max = (size_t)config->limits.streams,
+                               .max_per_uid = (size_t)config->limits.streams_per_uid,
+                               .pages_max = (size_t)config->limits.pages,
+                               .pages_max_per_uid = (size_t)config->limits.pages_per_uid,
+                               .epoch = (uint64_t)clock_realtime_us(),
+                               .stall_us = config->limits.stream_stall_us}},
+        .writer = writer_options_of(d),
+        .progress = on_progress,
+        .broken = on_broken,
+        .ended = on_ended,
+        .context = d,
+    };
     char host[256] = "";
 
     (void)gethostname(host, sizeof(host) - 1);
-    options.host = host;
-    return writer_new(&d->writer, &options, d->journal, d->sink, &d->metrics);
+    options.writer.host = host;
+    return pipeline_new(&d->pipeline, &options, &d->loop, d->socket, d->journal, d->sink, &d->metrics);
 }
 
-static int start_intake(struct tolld *d)
+static void start_watch(struct tolld *d)
 {
-    const struct config *config = &d->config;
-    const struct intake_options options = {
-        .ack = (enum intake_ack)config->journal.ack,
-        .streams = {.max = (size_t)config->limits.streams,
-                    .max_per_uid = (size_t)config->limits.streams_per_uid,
-                    .pages_max = (size_t)config->limits.pages,
-                    .pages_max_per_uid = (size_t)config->limits.pages_per_uid,
-                    .epoch = (uint64_t)clock_realtime_us()},
-        .durable = on_durable,
-        .broken = on_broken,
-        .context = d,
-    };
-
-    return intake_new(&d->intake, &options, &d->loop, d->socket, d->journal, &d->metrics);
+    d->watch = (struct watch){.intake = pipeline_intake(d->pipeline),
+                              .writer = pipeline_writer(d->pipeline),
+                              .journal = d->journal,
+                              .metrics = &d->metrics};
+    set_watch_limits(d);
+    watch_start(&d->watch, &d->loop);
 }
 
 static int start_control(struct tolld *d)
@@ -406,10 +377,11 @@ static int start_control(struct tolld *d)
 
     d->commands = (struct commands){
         .loop = &d->loop,
-        .intake = d->intake,
-        .writer = d->writer,
+        .intake = pipeline_intake(d->pipeline),
+        .writer = pipeline_writer(d->pipeline),
         .journal = d->journal,
         .metrics = &d->metrics,
+        .watch = &d->watch,
         .sink_name = d->sink->ops->name,
         .ack_name = config_ack_name((enum config_ack)d->config.journal.ack),
         .started_us = clock_monotonic_us(),
@@ -430,10 +402,8 @@ static int start_loop(struct tolld *d)
 
     if (r < 0)
         return r;
-    d->progress.data = d->deadline.data = d;
-    r = uv_async_init(&d->loop, &d->progress, on_progress);
-    if (r == 0)
-        r = uv_timer_init(&d->loop, &d->deadline);
+    d->deadline.data = d;
+    r = uv_timer_init(&d->loop, &d->deadline);
     if (r == 0)
         r = watch_signal(d, &d->sigterm, on_stop_signal, SIGTERM);
     if (r == 0)
@@ -456,12 +426,13 @@ static int start(struct tolld *d)
     if (r == 0)
         r = start_loop(d);
     if (r == 0)
-        r = start_writer(d);
-    if (r == 0)
-        r = start_intake(d);
-    if (r == 0)
-        r = start_control(d);
-    return r;
+        r = start_pipeline(d);
+    if (r < 0) {
+        log_error("tolld can't start error=%s", strerror(-r));
+        return r;
+    }
+    start_watch(d);
+    return start_control(d);
 }
 
 static int run(struct tolld *d)
@@ -471,21 +442,21 @@ static int run(struct tolld *d)
     signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
     r = start(d);
-    if (r < 0)
-        return r == -ENAMETOOLONG ? EXIT_CONFIGURATION : EXIT_FAILURE;
+    if (r < 0) /* the writer's thread may be at work, so nothing is taken from under its feet */
+        _exit(r == -ENAMETOOLONG ? EXIT_CONFIGURATION : d->exit_status ? d->exit_status : EXIT_FAILURE);
     warn_short_queue();
     log_info("ready version=%s sink=%s ack=%s", TOLL_VERSION, d->sink->ops->name,
              config_ack_name((enum config_ack)d->config.journal.ack));
     sd_notify(0, "READY=1"); /* does not wait for PostgreSQL: receiving and acknowledging work without it */
     uv_run(&d->loop, UV_RUN_DEFAULT);
 
-    writer_free(d->writer);
+    pipeline_close(d->pipeline);
     commands_stop(&d->commands);
     control_close(d->control, NULL, NULL);
     uv_walk(&d->loop, close_handle, NULL);
     uv_run(&d->loop, UV_RUN_DEFAULT);
     remove_sockets(d);
-    intake_free(d->intake);
+    pipeline_free(d->pipeline);
     uv_loop_close(&d->loop);
     d->sink->ops->free(d->sink);
     journal_close(d->journal);

@@ -13,7 +13,7 @@
 #define METRICS_TABLE(X)                                                                                               \
     X(datagrams_received, COUNTER, "Datagrams read from the socket")                                                   \
     X(datagrams_truncated, COUNTER, "Datagrams longer than 65536 bytes, cut by the kernel")                            \
-    X(datagrams_refused, COUNTER, "Datagrams not journaled: a limit or a broken stream")                               \
+    X(datagrams_refused, COUNTER, "Datagrams not journaled: a broken stream, or invalid and the quarantine full")      \
     X(descriptors_refused, COUNTER, "Received descriptors that were no valid ack page")                                \
     X(bytes_received, COUNTER, "Bytes of datagrams read from the socket")                                              \
     X(frames_received, COUNTER, "Frames received, those replayed from the journal included")                           \
@@ -21,6 +21,7 @@
     X(frames_stored, COUNTER, "Frames committed to the sink")                                                          \
     X(frames_duplicate, COUNTER, "Frames dropped because their number was applied before")                             \
     X(frames_quarantined, COUNTER, "Frames put into quarantine")                                                       \
+    X(quarantine_rows, GAUGE, "Rows in quarantine, of everybody")                                                      \
     X(strings_replaced, COUNTER, "Strings in which NUL or invalid UTF-8 was replaced")                                 \
     X(streams, GAUGE, "Streams in memory")                                                                             \
     X(ack_pages, GAUGE, "Ack pages mapped")                                                                            \
@@ -38,7 +39,8 @@
     X(sessions_orphaned, COUNTER, "Sessions closed because they went idle")                                            \
     X(sessions_recomputed, COUNTER, "Totals summed again from the stored events")                                      \
     X(gaps_reported, COUNTER, "gap frames received")                                                                   \
-    X(gap_frames, COUNTER, "Frames that senders reported as refused in gap frames")
+    X(gap_frames, COUNTER, "Frames that senders reported as refused in gap frames")                                    \
+    X(alarms, GAUGE, "Alarms that are raised: see tollctl status")
 
 enum metric_kind { METRIC_COUNTER, METRIC_GAUGE };
 

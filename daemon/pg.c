@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,8 @@
 static const char *const SERVER_OPTIONS =
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
     "-c idle_in_transaction_session_timeout=60s -c jit=off";
+
+enum { ANSWER_MS = 5000 };
 
 /* One line of libpq's message, without DETAIL (it may show a row). */
 static void set_error(struct pg *pg, const char *message)
@@ -28,6 +31,9 @@ int pg_classify(const char *sqlstate)
         const char *prefix;
         int meaning;
     } table[] = {
+        /* A column has another type than ours, so that binary COPY does not fit it. First, for 08 is not that. */
+        {"08P01", -ENOTRECOVERABLE},
+        {"22P03", -ENOTRECOVERABLE},
         {"08", -EAGAIN},          /* connection exception */
         {"25006", -EAGAIN},       /* read-only: a standby, until it is promoted */
         {"25P03", -EAGAIN},       /* idle in transaction too long: the daemon was stopped for a while */
@@ -47,6 +53,18 @@ int pg_classify(const char *sqlstate)
     return -EINVAL;
 }
 
+/* A binary COPY does not fit the table. The context names the column; of binary data it shows no value. */
+static void explain_mismatch(struct pg *pg, const PGresult *result)
+{
+    const char *context = PQresultErrorField(result, PG_DIAG_CONTEXT);
+    size_t length = strlen(pg->error);
+
+    if (strcmp(pg->sqlstate, "08P01") == 0 || strcmp(pg->sqlstate, "22P03") == 0)
+        snprintf(pg->error + length, sizeof(pg->error) - length,
+                 ": has the column another type than toll gave it? %.*s", (int)strcspn(context ? context : "", "\n"),
+                 context ? context : "");
+}
+
 /* Notes a failure; takes the result, which may be NULL. */
 static int fail(struct pg *pg, PGresult *result)
 {
@@ -56,6 +74,7 @@ static int fail(struct pg *pg, PGresult *result)
 
     snprintf(pg->sqlstate, sizeof(pg->sqlstate), "%s", sqlstate ? sqlstate : "");
     set_error(pg, primary ? primary : PQerrorMessage(pg->conn));
+    explain_mismatch(pg, result);
     r = sqlstate && PQstatus(pg->conn) == CONNECTION_OK ? pg_classify(sqlstate) : -EAGAIN;
     PQclear(result);
     return r;
@@ -144,6 +163,31 @@ int pg_run(struct pg *pg, int64_t *ret_rows, const char *sql, int count, const c
     return 0;
 }
 
+/* PQexec() for a COPY, but for one thing: where libpq has no memory for the server's answer, it takes it for one that is not complete
+ * (getCopyStart() in src/interfaces/libpq/fe-protocol3.c) and waits for the rest, as the server does for rows. An answer is a few bytes: one that
+ * has begun to come and is not there after seconds never will be. NULL: that, or libpq says why. */
+static PGresult *begin_copy(struct pg *pg, const char *sql)
+{
+    struct pollfd wait = {.fd = PQsocket(pg->conn), .events = POLLIN};
+    int timeout_ms = -1;
+
+    if (!PQsendQuery(pg->conn, sql))
+        return NULL;
+    while (PQisBusy(pg->conn)) {
+        int n = poll(&wait, 1, timeout_ms);
+
+        if (n == 0) {
+            pg_disconnect(pg);
+            return NULL;
+        }
+        if (n > 0 && !PQconsumeInput(pg->conn))
+            return NULL;
+        if (n > 0)
+            timeout_ms = ANSWER_MS;
+    }
+    return PQgetResult(pg->conn);
+}
+
 int pg_copy(struct pg *pg, const char *sql, const struct copy_buffer *buf)
 {
     enum { CHUNK = 1 << 20 }; /* libpq copies what it is given before it sends: keep that copy small */
@@ -153,7 +197,12 @@ int pg_copy(struct pg *pg, const char *sql, const struct copy_buffer *buf)
 
     if (buf->failed)
         return -ENOMEM;
-    result = PQexec(pg->conn, sql);
+    result = begin_copy(pg, sql);
+    if (!pg->conn) {
+        snprintf(pg->error, sizeof(pg->error), "the server's answer never came whole: is this process out of memory?");
+        pg->sqlstate[0] = '\0';
+        return -EAGAIN;
+    }
     if (PQresultStatus(result) != PGRES_COPY_IN)
         return fail(pg, result);
     PQclear(result);

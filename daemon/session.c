@@ -130,7 +130,10 @@ static struct session *get(struct session_table *table, const uint8_t id[static 
     memcpy(session->id, id, sizeof(session->id));
     session->started_us = session->last_us = TOLL_TIME_MISSING;
     session->whole = true;
-    HASH_ADD(hh, table->sessions, id, sizeof(session->id), session);
+    if (idhash_add(table->sessions, id, session) < 0) {
+        free(session);
+        return NULL;
+    }
     DL_APPEND2(table->oldest, session, older, newer);
     return session;
 }
@@ -305,6 +308,16 @@ int session_plan_orphan(struct session_table *table, const uint8_t id[static 16]
     session->whole = false;
     session->stored = true;
     return plan_orphan(table, session, before_us);
+}
+
+void session_clock_stepped(struct session_table *table, int64_t step_us)
+{
+    struct session *session;
+
+    DL_FOREACH2(table->oldest, session, newer)
+    {
+        session->last_received_us += step_us;
+    }
 }
 
 static int compare_changes(const void *a, const void *b)

@@ -69,6 +69,9 @@ int session_plan_orphans(struct session_table *table, int64_t before_us, size_t 
 int session_plan_orphan(struct session_table *table, const uint8_t id[static 16], int64_t before_us)
     __attribute__((warn_unused_result));
 
+/* The wall clock was stepped by so much: sessions stay as idle as they were. */
+void session_clock_stepped(struct session_table *table, int64_t step_us);
+
 /* The changes planned since the last settle, in order of session id. */
 struct session_change *const *session_changes(struct session_table *table, size_t *ret_count);
 

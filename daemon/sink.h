@@ -29,12 +29,23 @@ struct sink_journal {
     const char *host;
     bool registered;       /* it had a watermark before: a missing one is then an error, not a first time */
     uint64_t register_lsn; /* where a first time begins */
+    uint8_t last_run
+        [16]; /* what the sink called the last run on this journal, see struct sink_claim; all zero: not known */
+};
+
+/* Who moves a journal's watermark: one run of one daemon. A journal that was copied is used by two. */
+struct sink_claim {
+    uint8_t run[16]; /* the sink's name for this run: to be kept, durably, and given as last_run by the next one */
+    bool
+        contested; /* another run has moved the watermark since the last one of ours: this log must become a new journal … */
+    uint64_t own_lsn; /* … with all from here on, which is how far ours had come */
 };
 
 /* A stream's numbers that are stored, as the writer caches them. */
 struct sink_stream {
     uint32_t uid, pid;
     uint8_t id[16];
+    uint64_t base; /* the lowest that an envelope named; below it a missing number is no hole */
     struct rangeset seen;
     int64_t revision; /* of the stored row; 0: there is none yet */
     char client[48];
@@ -88,9 +99,11 @@ struct sink_ops {
     const char *name;
     /* Connects if need be and reads the watermark: every frame below *ret_lsn is stored. -ENOENT: a registered journal's watermark is gone. */
     int (*open)(struct sink *sink, const struct sink_journal *journal, uint64_t *ret_lsn);
+    /* What the last open() that returned 0 found out; valid until the next. NULL: nobody else can use this sink's watermark. */
+    const struct sink_claim *(*claim)(const struct sink *sink);
     /* Starts the batch [from, to) by moving the watermark. -ESTALE if it does not stand at `from`. */
     int (*begin)(struct sink *sink, uint64_t from, uint64_t to);
-    /* Replaces seen and revision of the streams among these that the sink knows. They come with revision 0 and the numbers below their base. */
+    /* Replaces seen and revision of the streams among these that the sink knows. They come with revision 0 and nothing seen. */
     int (*load_streams)(struct sink *sink, struct sink_stream *const *streams, size_t count);
     /* Begins an attempt at some frames; careful: one that may fail without losing the batch. */
     int (*attempt)(struct sink *sink, bool careful);
@@ -109,6 +122,9 @@ struct sink_ops {
                          void (*found)(void *context, const uint8_t id[16]), void *context);
     /* Housekeeping between batches, every minute or so: partitions, heartbeat. */
     int (*tend)(struct sink *sink);
+    /* How many rows are in quarantine, of everybody: exact where that is at least `limit`, else it may be too high. Cheap, but not for every batch;
+     * between batches. NULL: this sink has no such place. */
+    int (*quarantined)(struct sink *sink, uint64_t limit, uint64_t *ret_rows);
     const char *(*error)(const struct sink *sink);
     const char *(*error_class)(
         const struct sink *sink); /* of the last -EINVAL: an SQLSTATE, to tell failures that are alike */

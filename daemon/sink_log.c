@@ -137,11 +137,15 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
 {
     struct sink_log *s = self(sink);
     struct watermark saved;
-    bool ours = s->options.load(s->options.context, &saved, sizeof(saved)) == (long)sizeof(saved) &&
-                memcmp(saved.journal, journal->uuid, sizeof(saved.journal)) == 0;
+    long size = s->options.load(s->options.context, &saved, sizeof(saved));
+    bool ours = size == (long)sizeof(saved) && memcmp(saved.journal, journal->uuid, sizeof(saved.journal)) == 0;
     bool known = memcmp(s->watermark.journal, journal->uuid, sizeof(s->watermark.journal)) == 0;
     uint64_t lsn = journal->register_lsn;
 
+    if (size < 0 && size != -ENOENT && size != -EBADMSG) { /* it may be there: all of it would be written again */
+        snprintf(s->error, sizeof(s->error), "reading the watermark: %s", strerror((int)-size));
+        return -EAGAIN;
+    }
     if (ours && saved.lsn > lsn)
         lsn = saved.lsn;
     if (known && s->watermark.lsn > lsn) /* written in this run, though it could not be saved */

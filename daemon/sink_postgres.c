@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <uuid/uuid.h>
 
 struct sink_postgres {
     struct sink sink;
@@ -24,6 +25,9 @@ struct sink_postgres {
     bool told;       /* … and the log knows if it may not */
     char journal[PG_UUID_TEXT], writer[12];
     uint8_t journal_id[16];
+    char run[PG_UUID_TEXT]; /* empty: none has begun */
+    bool claimed;           /* … and has been the one that moves the watermark */
+    struct sink_claim claim;
     int64_t batch_id;
     bool careful, tried; /* in this transaction */
     struct copy_buffer events, transcripts, gaps, quarantine;
@@ -54,11 +58,20 @@ static void log_migration(void *context, int priority, const char *line)
     log_write(priority <= 4 /* LOG_WARNING of syslog(3) */ ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "%s", line);
 }
 
-static int prepare_schema(struct sink_postgres *s)
+/* An empty database is filled with tables, but not where ours should be full: it is the wrong one, or about to be restored. */
+static int prepare_schema(struct sink_postgres *s, const struct sink_journal *journal)
 {
     char reason[MIGRATE_REASON_MAX];
     int r = migrate_check(s->pg.conn, reason);
 
+    if (r == -ENOENT && journal->registered) {
+        snprintf(
+            s->error, sizeof(s->error),
+            "this database has no tables of toll's, though journal %s was stored in one before: is it the right database? If it is being "
+            "restored, go on: storing begins by itself. To begin anew in it, run: tolld --migrate",
+            s->journal);
+        return r;
+    }
     if ((r == -ENOENT || r == -ESTALE) && s->options.auto_migrate)
         r = migrate_run(s->pg.conn, log_migration, NULL, reason);
     if (r == 0)
@@ -85,7 +98,7 @@ static int find_privileges(struct sink_postgres *s)
     return 0;
 }
 
-static int prepare_connection(struct sink_postgres *s)
+static int prepare_connection(struct sink_postgres *s, const struct sink_journal *journal)
 {
     const struct pg_options options = {
         .url = s->url,
@@ -99,7 +112,7 @@ static int prepare_connection(struct sink_postgres *s)
     s->prepared = false;
     r = failed(s, "connecting", pg_connect(&s->pg, &options));
     if (r == 0)
-        r = prepare_schema(s);
+        r = prepare_schema(s, journal);
     if (r == 0)
         r = failed(s, "making a temporary table", pg_sessions_prepare(&s->pg));
     if (r == 0)
@@ -121,23 +134,45 @@ static int register_journal(struct sink_postgres *s, const struct sink_journal *
                          5, parameters));
 }
 
-/* 0 and the watermark, -ENOENT, or a failure. */
-static int read_watermark(struct sink_postgres *s, uint64_t *ret_lsn)
+/* Claims the watermark for this run and reads it: 0, -ENOENT, or a failure. */
+static int claim_watermark(struct sink_postgres *s, const struct sink_journal *journal, uint64_t *ret_lsn)
 {
-    const char *parameters[] = {s->journal, s->writer};
+    static const uint8_t none[16];
+    char last[PG_UUID_TEXT];
+    const char *parameters[] = {s->journal, s->writer, NULL, s->run};
     PGresult *result;
-    int r =
-        pg_query(&s->pg, &result, "SELECT lsn FROM toll.journals WHERE journal_id = $1::uuid AND writer = $2::integer",
-                 2, parameters);
+    int r;
 
+    pg_uuid_format(s->claimed ? s->claim.run : journal->last_run, last);
+    if (s->claimed || memcmp(journal->last_run, none, sizeof(none)) != 0)
+        parameters[2] = last;
+    r = pg_query(&s->pg, &result,
+                 "SELECT lsn, taken_from FROM toll.claim_journal($1::uuid, $2::integer, $3::uuid, $4::uuid)", 4,
+                 parameters);
     if (r < 0)
-        return failed(s, "reading the watermark", r);
-    if (PQntuples(result) == 1)
+        return failed(s, "claiming the watermark", r);
+    if (PQntuples(result) == 1) {
         *ret_lsn = strtoull(PQgetvalue(result, 0, 0), NULL, 10);
-    else
+        s->claim.contested = !PQgetisnull(result, 0, 1);
+        s->claim.own_lsn = s->claim.contested ? strtoull(PQgetvalue(result, 0, 1), NULL, 10) : 0;
+        s->claimed = s->claimed || !s->claim.contested;
+    } else {
         r = -ENOENT;
+    }
     PQclear(result);
     return r;
+}
+
+/* A run is one process on one journal. */
+static void begin_run(struct sink_postgres *s, const struct sink_journal *journal)
+{
+    if (s->run[0] && memcmp(s->journal_id, journal->uuid, sizeof(s->journal_id)) == 0)
+        return;
+    memcpy(s->journal_id, journal->uuid, sizeof(s->journal_id));
+    pg_uuid_format(journal->uuid, s->journal);
+    uuid_generate_random(s->claim.run);
+    pg_uuid_format(s->claim.run, s->run);
+    s->claimed = false;
 }
 
 static int op_open(struct sink *sink, const struct sink_journal *journal, uint64_t *ret_lsn)
@@ -145,13 +180,12 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
     struct sink_postgres *s = self(sink);
     int r;
 
-    pg_uuid_format(journal->uuid, s->journal);
-    memcpy(s->journal_id, journal->uuid, sizeof(s->journal_id));
+    begin_run(s, journal);
     snprintf(s->writer, sizeof(s->writer), "%d", journal->writer);
-    r = prepare_connection(s);
+    r = prepare_connection(s, journal);
     if (r < 0)
         return r;
-    r = read_watermark(s, ret_lsn);
+    r = claim_watermark(s, journal, ret_lsn);
     if (r != -ENOENT)
         return r;
     if (journal->registered) {
@@ -164,14 +198,19 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
         return -ENOENT;
     }
     r = register_journal(s, journal);
-    return r < 0 ? r : read_watermark(s, ret_lsn);
+    return r < 0 ? r : claim_watermark(s, journal, ret_lsn);
+}
+
+static const struct sink_claim *op_claim(const struct sink *sink)
+{
+    return &((const struct sink_postgres *)(const void *)sink)->claim;
 }
 
 static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
 {
     struct sink_postgres *s = self(sink);
     char from_text[24], to_text[24];
-    const char *parameters[] = {s->journal, s->writer, from_text, to_text};
+    const char *parameters[] = {s->journal, s->writer, from_text, to_text, s->run};
     PGresult *result;
     /* No table changes under a batch: else a constraint dropped halfway would let rows be quarantined that are welcome by now, and a
      * trigger could appear unseen. Sessions before events, the order in which attaching a partition takes its locks. */
@@ -188,8 +227,8 @@ static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
     r = pg_query(
         &s->pg, &result,
         "UPDATE toll.journals SET lsn = $4::bigint, seen_at = now() WHERE journal_id = $1::uuid AND writer = $2::integer "
-        "AND lsn = $3::bigint RETURNING nextval('toll.batch_id_seq')",
-        4, parameters);
+        "AND lsn = $3::bigint AND run = $5::uuid RETURNING nextval('toll.batch_id_seq')",
+        5, parameters);
     if (r < 0)
         return failed(s, "moving the watermark", r);
     if (PQntuples(result) == 1)
@@ -352,7 +391,7 @@ static int op_settle(struct sink *sink, bool keep)
 }
 
 struct stream_arrays {
-    struct pg_array uids, ids, seen, revisions, clients, pids;
+    struct pg_array uids, ids, bases, seen, revisions, clients, pids;
 };
 
 static int fill_stream_arrays(struct stream_arrays *arrays, struct sink_stream *const *streams, size_t count,
@@ -363,6 +402,7 @@ static int fill_stream_arrays(struct stream_arrays *arrays, struct sink_stream *
 
     pg_array_begin(&arrays->uids);
     pg_array_begin(&arrays->ids);
+    pg_array_begin(&arrays->bases);
     pg_array_begin(&arrays->seen);
     pg_array_begin(&arrays->revisions);
     pg_array_begin(&arrays->clients);
@@ -387,6 +427,7 @@ static int fill_stream_arrays(struct stream_arrays *arrays, struct sink_stream *
         }
         pg_array_add_int(&arrays->uids, stream->uid);
         pg_array_add_uuid(&arrays->ids, stream->id);
+        pg_array_add_int(&arrays->bases, (int64_t)stream->base);
         pg_array_add(&arrays->seen, text);
         pg_array_add_int(&arrays->revisions, stream->revision);
         pg_array_add(&arrays->clients, stream->client[0] ? stream->client : NULL);
@@ -403,15 +444,15 @@ static int write_streams(struct sink_postgres *s, struct stream_arrays *arrays, 
                          size_t count, bool fresh)
 {
     static const char insert[] =
-        "INSERT INTO toll.streams (uid, stream_id, writer, seen, client, pid, first_seen_at, last_seen_at) "
-        "SELECT uid, stream_id, $7::integer, seen, client, pid, now(), now() FROM unnest($1::bigint[], $2::uuid[], "
-        "$3::int8multirange[], $4::bigint[], $5::text[], $6::integer[]) AS u (uid, stream_id, seen, revision, client, pid) "
+        "INSERT INTO toll.streams (uid, stream_id, writer, base, seen, client, pid, first_seen_at, last_seen_at) "
+        "SELECT uid, stream_id, $8::integer, base, seen, client, pid, now(), now() FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], "
+        "$4::int8multirange[], $5::bigint[], $6::text[], $7::integer[]) AS u (uid, stream_id, base, seen, revision, client, pid) "
         "ORDER BY uid, stream_id ON CONFLICT DO NOTHING";
     static const char update[] =
-        "UPDATE toll.streams AS t SET seen = u.seen, revision = t.revision + 1, client = coalesce(u.client, t.client), pid = u.pid, "
-        "last_seen_at = now() FROM unnest($1::bigint[], $2::uuid[], $3::int8multirange[], $4::bigint[], $5::text[], $6::integer[]) "
-        "AS u (uid, stream_id, seen, revision, client, pid) "
-        "WHERE t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $7::integer AND t.revision = u.revision";
+        "UPDATE toll.streams AS t SET base = least(t.base, u.base), seen = u.seen, revision = t.revision + 1, "
+        "client = coalesce(u.client, t.client), pid = u.pid, last_seen_at = now() FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], "
+        "$4::int8multirange[], $5::bigint[], $6::text[], $7::integer[]) AS u (uid, stream_id, base, seen, revision, client, pid) "
+        "WHERE t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $8::integer AND t.revision = u.revision";
     int64_t written;
     size_t picked;
     int r = fill_stream_arrays(arrays, streams, count, fresh, &picked);
@@ -419,18 +460,15 @@ static int write_streams(struct sink_postgres *s, struct stream_arrays *arrays, 
     if (r < 0 || picked == 0)
         return r;
     const char *parameters[] = {
-        pg_array_end(&arrays->uids),
-        pg_array_end(&arrays->ids),
-        pg_array_end(&arrays->seen),
-        pg_array_end(&arrays->revisions),
-        pg_array_end(&arrays->clients),
-        pg_array_end(&arrays->pids),
-        s->writer,
+        pg_array_end(&arrays->uids),      pg_array_end(&arrays->ids),
+        pg_array_end(&arrays->bases),     pg_array_end(&arrays->seen),
+        pg_array_end(&arrays->revisions), pg_array_end(&arrays->clients),
+        pg_array_end(&arrays->pids),      s->writer,
     };
-    for (size_t i = 0; i < 6; i++)
+    for (size_t i = 0; i < 7; i++)
         if (!parameters[i])
             return -ENOMEM;
-    r = pg_run(&s->pg, &written, fresh ? insert : update, 7, parameters);
+    r = pg_run(&s->pg, &written, fresh ? insert : update, 8, parameters);
     if (r < 0)
         return r;
     return (size_t)written == picked ? 0 : -ESTALE;
@@ -445,6 +483,7 @@ static int store_streams(struct sink_postgres *s, const struct sink_batch *batch
         r = write_streams(s, &arrays, batch->streams, batch->stream_count, true);
     pg_array_done(&arrays.uids);
     pg_array_done(&arrays.ids);
+    pg_array_done(&arrays.bases);
     pg_array_done(&arrays.seen);
     pg_array_done(&arrays.revisions);
     pg_array_done(&arrays.clients);
@@ -568,6 +607,27 @@ static int op_tend(struct sink *sink)
     return 0;
 }
 
+/* Ids come from a sequence, so their range is quick to ask for and no less than the rows. Only where that reaches the limit are rows counted. */
+static int op_quarantined(struct sink *sink, uint64_t limit, uint64_t *ret_rows)
+{
+    struct sink_postgres *s = self(sink);
+    char limit_text[24];
+    const char *parameters[] = {limit_text};
+    PGresult *result;
+    int r;
+
+    snprintf(limit_text, sizeof(limit_text), "%" PRIu64, limit);
+    r = pg_query(&s->pg, &result,
+                 "SELECT CASE WHEN span < $1::bigint THEN span ELSE (SELECT count(*) FROM toll.quarantine) END "
+                 "FROM (SELECT coalesce(max(id) - min(id) + 1, 0) AS span FROM toll.quarantine) AS ids",
+                 1, parameters);
+    if (r < 0)
+        return failed(s, "counting the quarantine", r);
+    *ret_rows = strtoull(PQgetvalue(result, 0, 0), NULL, 10);
+    PQclear(result);
+    return 0;
+}
+
 static const char *op_error(const struct sink *sink)
 {
     return ((const struct sink_postgres *)(const void *)sink)->error;
@@ -595,6 +655,7 @@ static void op_free(struct sink *sink)
 static const struct sink_ops ops = {
     .name = "postgres",
     .open = op_open,
+    .claim = op_claim,
     .begin = op_begin,
     .load_streams = op_load_streams,
     .attempt = op_attempt,
@@ -606,6 +667,7 @@ static const struct sink_ops ops = {
     .abort = op_abort,
     .open_sessions = op_open_sessions,
     .tend = op_tend,
+    .quarantined = op_quarantined,
     .error = op_error,
     .error_class = op_error_class,
     .free = op_free,

@@ -6,13 +6,16 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <utlist.h>
 
-enum { CLIENT_NAME_MAX = 48, REAP_AT_ONCE = 64 };
+enum { CLIENT_NAME_MAX = 48, REAP_AT_ONCE = 64, HOLES_MAX = 131072 /* of all streams: some MiB */ };
+
+static const int64_t REPORTED_US = INT64_C(3600) * 1000 * 1000;
 
 /* Frames up to number `upto` may be acknowledged when the journal is safe up to `lsn`. */
 struct promise {
@@ -38,13 +41,18 @@ struct stream {
     struct ackpage *page;
     int pidfd;
     int64_t last_seen_us;
+    uint32_t holes;        /* as counted for the peer */
+    int64_t hole_since_us; /* if there are holes: since when the first missing number has been this one */
+    uint64_t hole_at;
+    uint64_t refused;        /* datagrams */
+    bool poisoned, shut_out; /* why the last one was refused, if it was */
     char client[CLIENT_NAME_MAX];
 };
 
 /* All streams of one uid. */
 struct peer {
     uint32_t uid;
-    size_t count, pages;
+    size_t count, pages, holes;
     struct stream *streams;
     UT_hash_handle hh;
 };
@@ -54,7 +62,7 @@ struct streams {
     struct stream *table;
     struct peer *peers;
     struct stream *due;
-    size_t pages;
+    size_t pages, holes;
     enum ackpage_state state;
 };
 
@@ -89,20 +97,39 @@ static void set_due(struct streams *streams, struct stream *stream, bool due)
     stream->due = due;
 }
 
+static uint32_t count_holes(const struct stream *stream)
+{
+    return stream->journaled.count ? stream->journaled.count - 1 : 0;
+}
+
+static void account_holes(struct streams *streams, struct stream *stream, uint32_t holes)
+{
+    streams->holes = streams->holes - stream->holes + holes;
+    stream->peer->holes = stream->peer->holes - stream->holes + holes;
+    stream->holes = holes;
+}
+
+static void free_if_empty(struct streams *streams, struct peer *peer)
+{
+    if (!peer || peer->count > 0)
+        return;
+    HASH_DEL(streams->peers, peer);
+    free(peer);
+}
+
 static void forget(struct streams *streams, struct stream *stream)
 {
     struct peer *peer = stream->peer;
 
+    account_holes(streams, stream, 0);
     drop_page(streams, stream);
     set_due(streams, stream, false);
     DL_DELETE2(peer->streams, stream, older, newer);
     HASH_DEL(streams->table, stream);
     rangeset_done(&stream->journaled);
     free(stream);
-    if (--peer->count == 0) {
-        HASH_DEL(streams->peers, peer);
-        free(peer);
-    }
+    peer->count--;
+    free_if_empty(streams, peer);
 }
 
 void streams_free(struct streams *streams)
@@ -137,6 +164,11 @@ static size_t count_pages(const struct peer *peer)
     return peer->pages;
 }
 
+static size_t count_peer_holes(const struct peer *peer)
+{
+    return peer->holes;
+}
+
 static void make_room(struct streams *streams, uint32_t uid)
 {
     struct peer *peer;
@@ -159,7 +191,10 @@ static struct peer *get_peer(struct streams *streams, uint32_t uid)
     if (!peer)
         return NULL;
     peer->uid = uid;
-    HASH_ADD(hh, streams->peers, uid, sizeof(peer->uid), peer);
+    if (idhash_add(streams->peers, uid, peer) < 0) {
+        free(peer);
+        return NULL;
+    }
     return peer;
 }
 
@@ -172,18 +207,34 @@ static struct stream *add_stream(struct streams *streams, const struct stream_ke
         return NULL;
     make_room(streams, key->uid);
     peer = get_peer(streams, key->uid);
-    if (!peer) {
-        free(stream);
-        return NULL;
-    }
     stream->key = *key;
     stream->peer = peer;
     stream->pidfd = -1;
     rangeset_init(&stream->journaled);
-    HASH_ADD(hh, streams->table, key, sizeof(stream->key), stream);
+    if (!peer || idhash_add(streams->table, key, stream) < 0) {
+        free_if_empty(streams, peer);
+        free(stream);
+        return NULL;
+    }
     DL_APPEND2(peer->streams, stream, older, newer);
     peer->count++;
     return stream;
+}
+
+static uint64_t received_upto(const struct stream *stream)
+{
+    return rangeset_first_missing(&stream->journaled, 0) - 1;
+}
+
+/* A hole is as old as the first missing number has been what it is. */
+static void note_holes(struct stream *stream)
+{
+    uint64_t missing = received_upto(stream) + 1;
+
+    if (count_holes(stream) && stream->hole_at == missing)
+        return;
+    stream->hole_at = count_holes(stream) ? missing : 0;
+    stream->hole_since_us = stream->last_seen_us;
 }
 
 struct stream *streams_get(struct streams *streams, uint32_t uid, const uint8_t id[static 16], uint64_t base,
@@ -211,12 +262,8 @@ struct stream *streams_get(struct streams *streams, uint32_t uid, const uint8_t 
     }
     if (stream->acked < base - 1)
         stream->acked = base - 1;
+    note_holes(stream);
     return stream;
-}
-
-static uint64_t received_upto(const struct stream *stream)
-{
-    return rangeset_first_missing(&stream->journaled, 0) - 1;
 }
 
 int stream_attach(struct streams *streams, struct stream *stream, struct ackpage *page, uint32_t pid,
@@ -255,9 +302,46 @@ void stream_set_client(struct stream *stream, const char *name, size_t size)
     toll_utf8_copy(name, size, stream->client, sizeof(stream->client));
 }
 
+void stream_set_pid(struct stream *stream, uint32_t pid)
+{
+    stream->pid = pid;
+}
+
 int stream_note(struct stream *stream, uint64_t seq, uint64_t end)
 {
-    return rangeset_add(&stream->journaled, seq, end);
+    int r = rangeset_add(&stream->journaled, seq, end);
+
+    stream->poisoned = r == -E2BIG;
+    stream->refused += stream->poisoned;
+    stream->shut_out = false;
+    note_holes(stream);
+    return r;
+}
+
+bool stream_has(const struct stream *stream, uint64_t seq, uint64_t end)
+{
+    return rangeset_first_missing(&stream->journaled, seq) >= end;
+}
+
+void stream_refuse(struct stream *stream)
+{
+    stream->poisoned = false;
+    stream->shut_out = true;
+    stream->refused++;
+}
+
+/* Keeps the memory that holes take within bounds: the uid with most of them pays, its longest idle stream with some first. */
+static void limit_holes(struct streams *streams, const struct stream *spared)
+{
+    while (streams->holes > HOLES_MAX) {
+        struct stream *stream = largest_peer(streams, count_peer_holes)->streams;
+
+        while (stream && (stream->holes == 0 || stream == spared))
+            stream = stream->newer;
+        if (!stream)
+            return;
+        forget(streams, stream);
+    }
 }
 
 void stream_journaled(struct streams *streams, struct stream *stream, uint64_t end_lsn)
@@ -269,6 +353,8 @@ void stream_journaled(struct streams *streams, struct stream *stream, uint64_t e
     else
         stream->last = promise;
     set_due(streams, stream, true);
+    account_holes(streams, stream, count_holes(stream));
+    limit_holes(streams, stream);
 }
 
 static void keep_promise(struct stream *stream, uint64_t ack_lsn)
@@ -346,8 +432,37 @@ size_t streams_pages(const struct streams *streams)
     return streams->pages;
 }
 
-void streams_foreach(const struct streams *streams, void (*visit)(void *context, const struct stream_view *view),
-                     void *context)
+const char *stream_state_name(enum stream_state state)
+{
+    static const char *const names[] = {
+        [STREAM_POISONED] = "poisoned", [STREAM_REFUSED] = "refused", [STREAM_DEAD] = "dead",
+        [STREAM_STALLED] = "stalled",   [STREAM_OK] = "ok",
+    };
+
+    return names[state];
+}
+
+/* Another process may have taken the number: then the stream counts as stalled, not as dead. */
+static bool is_gone(uint32_t pid)
+{
+    return pid && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
+}
+
+static enum stream_state state_of(const struct streams *streams, const struct stream *stream, int64_t now_us)
+{
+    if (now_us - stream->last_seen_us > REPORTED_US)
+        return STREAM_OK;
+    if (stream->poisoned)
+        return STREAM_POISONED;
+    if (stream->shut_out)
+        return STREAM_REFUSED;
+    if (count_holes(stream) == 0 || now_us - stream->hole_since_us < streams->options.stall_us)
+        return STREAM_OK;
+    return is_gone(stream->pid) ? STREAM_DEAD : STREAM_STALLED;
+}
+
+void streams_foreach(const struct streams *streams, int64_t now_us,
+                     void (*visit)(void *context, const struct stream_view *view), void *context)
 {
     for (const struct stream *stream = streams->table; stream; stream = stream->hh.next) {
         struct stream_view view = {
@@ -356,12 +471,29 @@ void streams_foreach(const struct streams *streams, void (*visit)(void *context,
             .client = stream->client,
             .received = received_upto(stream),
             .acked = stream->acked,
-            .holes = stream->journaled.count ? stream->journaled.count - 1 : 0,
+            .holes = count_holes(stream),
+            .refused = stream->refused,
             .last_seen_us = stream->last_seen_us,
             .page = stream->page,
+            .state = state_of(streams, stream, now_us),
         };
 
         memcpy(view.id, stream->key.id, sizeof(view.id));
         visit(context, &view);
     }
+}
+
+static void count_state(void *context, const struct stream_view *view)
+{
+    struct streams_trouble *trouble = context;
+    size_t before = trouble->count[view->state]++;
+
+    if (view->state != STREAM_OK && (before == 0 || view->last_seen_us > trouble->example[view->state].last_seen_us))
+        trouble->example[view->state] = *view;
+}
+
+void streams_look(const struct streams *streams, int64_t now_us, struct streams_trouble *ret)
+{
+    *ret = (struct streams_trouble){.count = {0}};
+    streams_foreach(streams, now_us, count_state, ret);
 }

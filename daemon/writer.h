@@ -35,7 +35,9 @@ struct writer_status {
     uint64_t committed_lsn; /* the sink's watermark: what the journal may delete below */
     uint64_t applied_lsn;   /* the same, marks after it counted */
     uint64_t renew_from;
-    char error[768]; /* why it is not WRITER_OK, and what to do */
+    unsigned renewals; /* … so many so far: the state may be seen again when that was done already */
+    uint64_t failures; /* since start: how often storing failed and was put off */
+    char error[768];   /* why it is not WRITER_OK, and what to do */
 };
 
 struct writer; /* opaque */

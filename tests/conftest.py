@@ -3,11 +3,13 @@
 - What a passing test prints is shown below its name: tests print figures.
 - A failing test shows the end of every daemon's log.
 - Each test has a time limit (default 120 s, `@pytest.mark.limit(seconds)`), multiplied under a sanitizer.
-- Counts go to the file TOLL_COUNTS names, for tests/run.sh.
+- Counts go to the file TOLL_COUNTS names, for tests/run.sh. Where it runs several processes, each takes the next test that has no file in
+  the directory TOLL_CLAIMS names.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -105,6 +107,29 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "limit(seconds): this test's time limit")
 
 
+def untaken(items: list[pytest.Item], claims: Path) -> Iterator[pytest.Item]:
+    """Those that no other process has taken; they are taken with this."""
+    for item in items:
+        try:
+            (claims / hashlib.sha1(item.nodeid.encode()).hexdigest()).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        yield item
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    claims = os.environ.get("TOLL_CLAIMS")
+    if not claims or session.testsfailed:
+        return None
+    mine = untaken(session.items, Path(claims))
+    item = next(mine, None)
+    while item is not None:
+        following = next(mine, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        item = following
+    return True
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     marker = item.get_closest_marker("limit")
@@ -128,8 +153,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed:
         for each in Daemon.live:
             report.sections.append((f"log of tolld in {each.dir}", tail(each.log)))
-
-
     elif report.when == "call" and report.capstdout.strip():
         item.figures = [f"    {line}" for line in report.capstdout.rstrip().splitlines()]
 

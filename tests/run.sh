@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs every test that is built in $BUILD: the unit tests, then the integration tests against a real daemon and a real
 # PostgreSQL, then the fault tests. `make test` and `make check` call it. T=pattern runs only the tests whose name matches,
-# TESTS="unit fault" only these kinds.
+# TESTS="unit fault" only these kinds. TOLL_JOBS tests of a real daemon run at a time: they wait more than they work.
 #
 # The last line is the count, "N passed, N failed"; the exit status is 0 only when something ran and nothing failed. A
 # skipped test counts as failed (one that needs root is listed instead), and so does a sanitizer's report in any process
@@ -12,10 +12,12 @@ cd "$(dirname "$0")/.." || exit 1
 build=$(realpath "${BUILD:-build}") || exit 1
 pattern=${T:-}
 kinds=${TESTS:-unit integration fault}
+jobs=${TOLL_JOBS:-3}
 passed=0
 failed=0
 work=$(mktemp -d /tmp/toll-run.XXXXXX) || exit 1
-trap 'rm -rf "$work"' EXIT
+others='' # processes that run tests beside this one
+trap 'kill $others 2>/dev/null; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -96,14 +98,39 @@ done
 
 # --- integration and fault tests ---
 
-python_tests() { # python_tests DIRECTORY…
-    rm -f "$work/counts"
+python_tests() { # python_tests DIRECTORY…: several processes, each takes the next test that none has taken
+    mkdir "$work/claims"
+    job=1
+    while [ "$job" -lt "$jobs" ]; do
+        one_job "$job" "$@" >"$work/output.$job" 2>&1 &
+        others="$others $!"
+        job=$((job + 1))
+    done
+    one_job "$job" "$@"
+    # shellcheck disable=SC2086 # a list of words
+    wait $others
+    others=''
+    job=1
+    while [ "$job" -le "$jobs" ]; do
+        [ "$job" = "$jobs" ] || cat "$work/output.$job"
+        add_counts "$job"
+        job=$((job + 1))
+    done
+}
+
+one_job() {
+    number=$1
+    shift
     # shellcheck disable=SC2086 # the prefix is words
-    TOLL_COUNTS="$work/counts" $prefix /usr/bin/python3 -m pytest -v --no-header --tb=short -p no:cacheprovider \
-        ${pattern:+-k "$pattern"} "$@" </dev/null
-    status=$?
-    if [ -s "$work/counts" ]; then
-        read -r pytest_passed pytest_failed not_run <"$work/counts"
+    TOLL_CLAIMS="$work/claims" TOLL_COUNTS="$work/counts.$number" $prefix /usr/bin/python3 -m pytest -v --no-header --tb=short ${TOLL_PYTEST:-} \
+        -p no:cacheprovider ${pattern:+-k "$pattern"} "$@" </dev/null
+    echo $? >"$work/status.$number"
+}
+
+add_counts() {
+    status=$(cat "$work/status.$1" 2>/dev/null || echo unknown)
+    if [ -s "$work/counts.$1" ]; then
+        read -r pytest_passed pytest_failed not_run <"$work/counts.$1"
         passed=$((passed + pytest_passed))
         failed=$((failed + pytest_failed))
         [ "$not_run" = 0 ] || echo "NOT RUN, and not counted: $not_run tests that need root"

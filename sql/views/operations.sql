@@ -4,7 +4,7 @@ CREATE OR REPLACE VIEW toll.stream_holes AS
 SELECT s.uid, s.stream_id, s.writer, lower(hole) AS from_seq, upper(hole) - 1 AS to_seq,
        upper(hole) - lower(hole) AS missing, s.client, s.host, s.pid, s.last_seen_at
 FROM toll.streams s
-CROSS JOIN LATERAL unnest(int8multirange(int8range(1, upper(s.seen))) - s.seen) AS hole
+CROSS JOIN LATERAL unnest(int8multirange(int8range(least(s.base, upper(s.seen)), upper(s.seen))) - s.seen) AS hole
 WHERE NOT isempty(s.seen);
 COMMENT ON VIEW toll.stream_holes IS
     'Frame numbers that never came though later ones did: visible losses. No rows: none';

@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -287,60 +288,77 @@ def test_many_descriptors(logger: Daemon) -> None:
 
 
 @pytest.fixture
-def lingering() -> Iterator[int]:
-    """A TCP socket whose close() waits three seconds: it has data that its peer does not take, and SO_LINGER."""
+def lingering() -> Iterator[Callable[[int], int]]:
+    """Makes a TCP socket whose close() waits for so many seconds: it has data that its peer does not take, and SO_LINGER."""
     listener = socket.create_server(("127.0.0.1", 0))
-    mine = socket.create_connection(listener.getsockname())
-    theirs, _ = listener.accept()
-    mine.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3))
-    mine.setblocking(False)
-    try:
-        while True:
-            mine.send(bytes(65536))
-    except BlockingIOError:
-        pass
-    yield mine.detach()
-    theirs.close()
+    theirs: list[socket.socket] = []
+
+    def make(seconds: int) -> int:
+        mine = socket.create_connection(listener.getsockname())
+        theirs.append(listener.accept()[0])
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
+        mine.setblocking(False)
+        try:
+            while True:
+                mine.send(bytes(65536))
+        except BlockingIOError:
+            pass
+        return mine.detach()
+    yield make
+    for each in theirs:
+        each.close()
     listener.close()
 
 
-def test_a_socket_that_lingers_delays_nobody(logger: Daemon, lingering: int) -> None:
-    """Its last descriptor is the daemon's, so that close() blocks there. Others are acknowledged meanwhile, and SIGTERM is obeyed."""
+def test_a_socket_that_lingers_delays_nobody(logger: Daemon, lingering: Callable[[int], int]) -> None:
+    """Its last descriptor is the daemon's, so that close() blocks there, for five minutes. Others are acknowledged meanwhile, and SIGTERM
+    is obeyed."""
+    blocks = lingering(300)
     with StreamSender(logger.socket) as neighbour, Sender(logger.socket) as sender:
         neighbour.send(turn())
         neighbour.wait_acked()
         logger.freeze()  # until the socket's last descriptor is on its way
-        sender.send_datagram(frames.pack(turn()), [lingering])
-        os.close(lingering)
+        sender.send_datagram(frames.pack(turn()), [blocks])
+        os.close(blocks)
         logger.thaw()
         began = time.monotonic()
         for count in range(2, 22):
             neighbour.send(turn())
-            assert neighbour.wait_acked(seconds=2) == count
+            assert neighbour.wait_acked() == count
         print(f"20 acknowledgements in {(time.monotonic() - began) * 1000:.0f} ms while a descriptor lingers")
-        assert time.monotonic() - began < 2.5
-        assert logger.stop(seconds=2) == 0
+        assert logger.stop() == 0
 
 
-def test_used_up_descriptors_pause_but_do_not_kill(daemon_factory: Factory, lingering: int) -> None:
-    """Whoever may send can make the daemon hold descriptors for a while: all it has, behind one that lingers. What needs one more, a
-    new journal file say, waits until they are closed."""
-    daemon = daemon_factory(config={"journal.segment_bytes": "128K"}, wrapper=["prlimit", "--nofile=200:200"]).start()
+def test_used_up_descriptors_pause_but_do_not_kill(daemon_factory: Factory, lingering: Callable[[int], int]) -> None:
+    """Whoever may send can make the daemon hold descriptors for a moment: all it may have. What needs one more, a new journal file
+    say, waits until they are closed."""
+    daemon = daemon_factory(config={"journal.segment_bytes": "128K"}, wrapper=["prlimit", "--nofile=100:100"]).start()
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    with StreamSender(daemon.socket) as worker, Sender(daemon.socket) as hostile:
+    over = threading.Event()
+    floods = 0
+
+    def flood() -> None:
+        nonlocal floods
+        with Sender(daemon.socket, seconds=30) as hostile:
+            while not over.is_set():
+                blocks = lingering(3)
+                hostile.send_datagram(frames.pack(turn()), [blocks] + [null] * 252)
+                os.close(blocks)
+                floods += 1
+
+    flooding = threading.Thread(target=flood)
+    with StreamSender(daemon.socket) as worker:
         worker.send(turn())
         worker.wait_acked()
-        daemon.freeze()
-        hostile.send_datagram(frames.pack(turn()), [lingering])
-        os.close(lingering)
-        daemon.thaw()
-        wait_until(lambda: daemon.status()["descriptors_refused"] == 1, 5)
-        hostile.send_datagram(frames.pack(turn()), [null] * 253)
-        wait_until(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) == 200, 5, "descriptors to be used up")
-        for _ in range(300):
-            worker.send(frames.tts(frames.new_session(), raw={"x": "y" * 900}))
-        assert worker.acked < 301, "or this test proves nothing"
-        assert worker.wait_acked(seconds=20) == 301
+        flooding.start()
+        try:
+            wait_until(lambda: floods > 20, 20, "the flood")
+            for _ in range(300):
+                worker.send(frames.tts(frames.new_session(), raw={"x": "y" * 900}))
+            assert worker.wait_acked(seconds=30) == 301
+        finally:
+            over.set()
+            flooding.join()
         wait_until(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) < 50, 5, "them to be closed")
     os.close(null)
     assert daemon.running and daemon.status()["intake"] == "reading"

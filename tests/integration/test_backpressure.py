@@ -3,19 +3,17 @@ gap; and when space returns everything goes on by itself, with nothing lost that
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
 import time
 import uuid
-from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
 
 import oracle
 from harness import Daemon, Database, Sim, StreamSender, frames, make_dir, remove_dir, rss_bytes, wait_until
+from smalldisk import SmallDisk
 
 SEGMENT = 131072  # the smallest
 SMALL = {"journal.segment_bytes": SEGMENT, "journal.max_bytes": 8 * SEGMENT, "journal.min_free_bytes": 0, "database.retry_max": "200ms",
@@ -78,7 +76,7 @@ def test_full_journal_pauses_and_goes_on_by_itself(daemon_factory: Factory, data
         wait_until(lambda: worker.page.state == BUSY, 5, "the worker to be told")
         status = daemon.status()
         assert status["journal_bytes"] <= 8 * SEGMENT and status["frames_stored"] == 0
-        assert any("receiving is paused" in alarm for alarm in status["alarms"])
+        assert any("receiving is paused" in alarm["text"] for alarm in status["alarms"])
         text = daemon.ctl("status").stdout
         assert "paused" in text and "journal.max_bytes" in text
         assert "the journal is full" in daemon.log_text()
@@ -158,9 +156,8 @@ def test_sigterm_while_full_is_obeyed(daemon_factory: Factory, database: Databas
     with plain_sender(daemon) as plain:
         fill(daemon, plain, frames.new_session())
         began = time.monotonic()
-        assert daemon.stop() == 0
+        assert daemon.stop(seconds=8) == 0  # less than daemon.shutdown_deadline, after which it would end all the same
         print(f"ended {1000 * (time.monotonic() - began):.0f} ms after SIGTERM")
-    assert time.monotonic() - began < 5
 
 
 # --- libtoll ---
@@ -198,41 +195,6 @@ def test_rings_fill_and_gaps_are_told(daemon_factory: Factory, database: Databas
 
 # --- the file system's limit ---
 
-class SmallDisk:
-    """A small file system of its own that only those see who enter its name space: `wrapper` does that for a daemon."""
-
-    def __init__(self, path: Path, size: str) -> None:
-        script = f'mount -t tmpfs -o size={size} toll "$0" && echo ready && exec sleep 600'
-        self.holder = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(path)],
-                                       stdout=subprocess.PIPE, text=True)
-        assert self.holder.stdout
-        if self.holder.stdout.readline() != "ready\n":
-            raise RuntimeError("no private tmpfs could be mounted")
-        self.wrapper = ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", "--"]
-        self.path = Path(f"/proc/{self.holder.pid}/root{path}")
-
-    @property
-    def free(self) -> int:
-        status = os.statvfs(self.path)
-        return status.f_bavail * status.f_frsize
-
-    def fill(self) -> None:
-        """Somebody else takes all that is left."""
-        with (self.path / "ballast").open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                pass
-
-    def relieve(self) -> None:
-        (self.path / "ballast").unlink()
-
-    def close(self) -> None:
-        self.holder.kill()
-        self.holder.communicate()
-
-
 @pytest.fixture
 def on_small_disk(needs_root: None, daemon_factory: Factory) -> Iterator[Callable[..., tuple[Daemon, SmallDisk]]]:
     disks: list[SmallDisk] = []
@@ -240,8 +202,8 @@ def on_small_disk(needs_root: None, daemon_factory: Factory) -> Iterator[Callabl
     def make(dsn: str | None, size: str, **config: Any) -> tuple[Daemon, SmallDisk]:
         daemon = daemon_factory(dsn, config={"journal.segment_bytes": SEGMENT, "journal.min_free_bytes": 0, "database.retry_max": "200ms",
                                              "batch.age": "10ms", **config})
-        disks.append(SmallDisk(daemon.state, size))
-        daemon.wrapper = disks[-1].wrapper
+        disks.append(SmallDisk(size))
+        daemon.state = disks[-1].path / "state"
         return daemon.start(), disks[-1]
     yield make
     for each in disks:
@@ -305,4 +267,4 @@ def test_min_free_is_left_to_others(on_small_disk: Callable[..., tuple[Daemon, S
     with plain_sender(daemon) as plain:
         fill(daemon, plain, frames.new_session())
     assert 1 << 20 <= disk.free < (1 << 20) + 3 * SEGMENT
-    assert any("journal.min_free_bytes" in alarm for alarm in daemon.status()["alarms"])
+    assert any("journal.min_free_bytes" in alarm["text"] for alarm in daemon.status()["alarms"])

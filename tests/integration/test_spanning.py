@@ -368,7 +368,7 @@ def test_all_rows_refused_alike_raises_an_alarm(daemon_factory: Factory, db: Dat
             sender.send(*ledger.of(*[frames.llm(session) for _ in range(5)]))
             sender.wait_acked()
         status = wait_until(lambda: next((now for now in [daemon.status()] if now["sink_state"] == "stopped"), None), what="the alarm")
-        assert "closed for today" in status["sink_error"] and any("closed for today" in each for each in status["alarms"])
+        assert "closed for today" in status["sink_error"] and any("closed for today" in each["text"] for each in status["alarms"])
         assert status["frames_quarantined"] == 0 and status["intake"] == "reading" and status["frames_pending"] == 100
         sender.send(*ledger.of(frames.llm(session)))
         sender.wait_acked(seconds=5)

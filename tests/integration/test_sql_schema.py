@@ -172,8 +172,10 @@ def test_usage_per_model_and_day(empty_db: Database) -> None:
 def test_stream_holes(empty_db: Database) -> None:
     migrated(empty_db).execute("INSERT INTO toll.streams (uid, stream_id, writer, seen) VALUES (1, gen_random_uuid(), 0, '{[1,9)}'),"
                                " (2, gen_random_uuid(), 0, '{[3,5),[6,6],[9,12)}'), (3, gen_random_uuid(), 0, '{}')")
-    assert empty_db.query("SELECT uid, from_seq, to_seq, missing FROM toll.stream_holes ORDER BY from_seq") == [
-        (2, 1, 2, 2), (2, 5, 5, 1), (2, 7, 8, 2)]
+    empty_db.execute("INSERT INTO toll.streams (uid, stream_id, writer, base, seen) VALUES (4, gen_random_uuid(), 0, 3, '{[3,5),[7,8)}'),"
+                     " (5, gen_random_uuid(), 0, 9, '{[3,5)}')")
+    assert empty_db.query("SELECT uid, from_seq, to_seq, missing FROM toll.stream_holes ORDER BY from_seq, uid") == [
+        (2, 1, 2, 2), (2, 5, 5, 1), (4, 5, 6, 2), (2, 7, 8, 2)]
 
 
 def test_journal_and_quarantine_views(empty_db: Database) -> None:

@@ -176,9 +176,9 @@ def test_database_down_but_the_daemon_answers(daemon_factory: Factory) -> None:
         assert json.loads(streams.stdout)["streams"][0]["acked"] == 1
     assert ask(daemon, "session", str(uuid.uuid4())).returncode == NO_DATABASE
     began = time.monotonic()
-    flush = ask(daemon, "flush", "--timeout", "1")
+    flush = daemon.ctl("flush", "--timeout", "1", check=False, seconds=30)  # a limit that fails it where it never gives up
     assert flush.returncode == BAD and "not everything was committed in time" in flush.stderr and "/nowhere" in flush.stderr
-    assert 0.9 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.9
 
 
 def test_no_database_at_all(daemon_factory: Factory) -> None:
@@ -203,19 +203,23 @@ def test_database_without_the_schema(daemon_factory: Factory, empty_db: Database
 
 def test_status(daemon: Daemon) -> None:
     """What programs rely on, and the same for people."""
+    assert ask(daemon, "status").stdout.endswith("\nnothing needs attention\n")
     send(daemon, *frames.call(frames.new_session(), end=False), {"type": "fax"})
+    wait_until(lambda: ask_json(daemon, "status")["quarantine_rows"], 10, "the quarantine to be looked at")
     status = ask_json(daemon, "status")
     assert {"version", "pid", "uptime_s", "intake", "ack", "sink", "sink_state", "sink_error", "frames_received", "frames_stored", "frames_duplicate",
             "frames_quarantined", "frames_pending", "journal_id", "journal_lsn", "durable_lsn", "committed_lsn", "oldest_lsn", "backlog_bytes",
             "journal_bytes", "sessions_live", "streams", "ack_pages", "alarms"} <= status.keys()
     assert (status["pid"], status["intake"], status["ack"], status["sink"], status["sink_state"]) == (daemon.pid, "reading", "sync", "postgres", "ok")
     assert status["frames_received"] == 17 and status["frames_stored"] == 16 and status["frames_quarantined"] == 1 and status["sessions_live"] == 1
-    assert status["alarms"] == ["frames were quarantined since start: see tollctl quarantine"]
+    (alarm,) = status["alarms"]
+    assert alarm["alarm"] == "quarantined" and "tollctl quarantine" in alarm["text"] and alarm["figures"].startswith("rows=1 ")
+    assert abs(alarm["since_us"] / 1e6 - time.time()) < 60
     assert status["committed_lsn"] == status["durable_lsn"] == status["journal_lsn"] or status["backlog_bytes"] <= 256
     text = ask(daemon, "status").stdout
     for name, value in (("frames_received", "17"), ("sink_state", "ok"), ("intake", "reading")):
         assert re.search(rf"^{name} +{value}$", text, re.M), text
-    assert "tollctl quarantine" in text
+    assert re.search(r"^needs attention:\n  quarantined since .*: rows=1 .*\n      frames are in quarantine.*tollctl quarantine", text, re.M), text
 
 
 # --- sessions ---
@@ -394,6 +398,7 @@ def test_quarantine(daemon: Daemon) -> None:
         frames.pack({"type": f"fax{number}"}) for number in (2, 1, 0)]
     text = ask(daemon, "quarantine").stdout
     assert text.splitlines()[0].split()[:2] == ["ID", "RECEIVED"] and 'unknown type "fax0"' in text
+    assert "\n3 in quarantine; it is full at 1000000 (limits.quarantine_rows)." in text and "toll.drop_quarantine" in text
     assert frames.pack({"type": "fax1"}).hex() in ask(daemon, "quarantine", "--bytes").stdout
 
 
@@ -402,14 +407,12 @@ def test_quarantine(daemon: Daemon) -> None:
 def test_flush_waits_until_it_is_committed(daemon_factory: Factory, db: Database) -> None:
     """Also when batches are in no hurry: it makes them close."""
     daemon = daemon_factory(db.dsn, config={"batch.age": "1m"}).start()
-    began = time.monotonic()
     with Sender(daemon.socket) as sender:
         for _ in range(200):
             sender.send(*frames.call(frames.new_session()))
-        answer = ask_json(daemon, "flush")
+        answer = ask_json(daemon, "flush", "--timeout", "30")  # half of what the batch might wait
     assert db.value("SELECT count(*) FROM billing_sessions WHERE ended_at IS NOT NULL") == 200
     assert answer["committed_lsn"] <= daemon.status()["committed_lsn"]
-    assert time.monotonic() - began < 30
     assert ask(daemon, "flush").stdout.startswith("everything received so far is committed")
 
 

@@ -29,12 +29,15 @@ sink_postgres: pg migrate batch sink session proto
 apply: journal datagram session streams sink proto
 writer: apply journal sink
 intake: closer listener datagram journal ackpage streams proto
+pipeline: intake writer journal sink
+alarm:
+watch: alarm intake streams writer journal
 config:
 control: proto
-commands: control intake streams writer apply journal session
+commands: watch alarm control intake streams writer apply journal session
 options: config
 offline: options config journal migrate pg
-main: options config offline journal listener intake writer sink sink_log sink_postgres control commands
+main: options config offline journal listener pipeline intake writer sink sink_log sink_postgres watch control commands
 ctl: config control proto
 tollctl: config ctl
 '

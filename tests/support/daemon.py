@@ -242,13 +242,13 @@ def migrate(dsn: str) -> None:
 
 
 class Sim:
-    """tollsim: simulated voice workers, linked with libtoll, in processes of their own."""
+    """tollsim: simulated voice workers, linked with libtoll, in processes of their own. env: more environment."""
 
-    def __init__(self, socket_path: str | Path, *words: str | int) -> None:
+    def __init__(self, socket_path: str | Path, *words: str | int, env: Mapping[str, str] | None = None) -> None:
         command = [str(proc.BUILD / "tollsim"), "--socket", str(socket_path), "--json", "--flush-ms", str(int(10000 * proc.SLOWNESS)),
                    *map(str, words)]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        text=True, start_new_session=True)
+        self.process = subprocess.Popen(command, env=os.environ | dict(env or {}), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     def wait(self, seconds: float = 60) -> dict[str, Any]:
         """Waits for its end; returns its report (the last line it printed)."""

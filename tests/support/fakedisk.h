@@ -12,11 +12,10 @@
  *   file.
  * - A name (made, renamed, deleted, of a file or a directory) is seen at once and is on the disk after fsync of its
  *   directory.
- * - An fdatasync or fsync of a file that fails drops what it should have written: it is still seen, no later sync
- *   brings it to the disk. Changes of names stay due: file systems journal those, and a journal that fails takes the
- *   whole file system down.
- * - A power cut keeps what is on the disk, and of the rest nothing (DROP), everything (KEEP), or by seed any subset
- *   of the 512-byte sectors of each write and any subset of the changes of names (TEAR). All descriptors are gone.
+ * - An fdatasync or fsync of a file that fails drops what it should have written, but for what fail_keeps lets through: it
+ *   is still seen, no later sync brings it to the disk. Changes of names stay due: file systems journal those, and a
+ *   journal that fails takes the whole file system down.
+ * - A power cut keeps what is on the disk, and of the rest what enum fakedisk_crash says. All descriptors are gone.
  * - A deleted file lives on while a descriptor is open. Locks go with their descriptor.
  * - Space: file sizes count, whether written or not. `capacity` bytes in all; 0: no limit.
  * For one thread. There is one directory level below the root; the root is what opening anything with AT_FDCWD
@@ -24,223 +23,72 @@
 #ifndef TOLL_TESTS_FAKEDISK_H
 #define TOLL_TESTS_FAKEDISK_H
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "daemon/journal.h"
+#include "tests/support/fakedisk_inode.h"
 
-enum fakedisk_crash { FAKEDISK_DROP, FAKEDISK_KEEP, FAKEDISK_TEAR };
-enum { FAKEDISK_SECTOR = 512, FAKEDISK_FDS = 256, FAKEDISK_FD_BASE = 1000 };
+enum { FAKEDISK_FDS = 256, FAKEDISK_FD_BASE = 1000 };
 
-struct fakedisk_inode;
-
-struct fakedisk_name {
-    char name[128];
-    struct fakedisk_inode *inode;
-};
-
-struct fakedisk_names {
-    struct fakedisk_name *names;
-    size_t count;
-};
-
-/* One change that is not on the disk: of bytes (data; NULL: the file has grown to offset + size) or of names.
- */
-struct fakedisk_change {
-    struct fakedisk_change *next;
-    size_t offset, size;
-    uint8_t *data;
-    bool truncated;          /* to nothing */
-    char from[128], to[128]; /* "" → to: made; from → "": deleted; from → to: renamed */
-    struct fakedisk_inode *inode;
-};
-
-struct fakedisk_inode {
-    struct fakedisk_inode *next;
-    bool directory, reached;
-    int fds, lock_fd;
-    uint8_t *seen, *disk; /* a file's bytes */
-    size_t seen_size, disk_size;
-    struct fakedisk_names seen_names, disk_names; /* a directory's */
-    struct fakedisk_change *changes, **changes_end;
-};
+/* What is told to `record`: a change was made; all changes of an inode are on the disk, or lost. */
+enum fakedisk_event { FAKEDISK_CHANGED, FAKEDISK_SYNCED, FAKEDISK_LOST };
 
 struct fakedisk {
     struct fakedisk_inode *inodes, *root;
+    unsigned inodes_made;
     struct fakedisk_inode *fds[FAKEDISK_FDS];
     uint64_t capacity;
     uint64_t calls;       /* made so far; set it to 0 at will */
     uint64_t fail_at;     /* the call that fails, counted as calls are from 1; 0: none */
     bool fail_forever;    /* … and all after it */
     int fail_errno;       /* positive */
+    uint64_t fail_keeps;  /* a sync that fails gets through what FAKEDISK_TEAR chooses by this seed; 0: nothing */
     bool failed;          /* fail_at was reached */
     bool off;             /* without power: every call fails and changes nothing */
     bool off_at_fail;     /* fail_at switches the power off */
     bool short_transfers; /* pread and pwrite move at most 100 bytes */
     uint64_t random;      /* state of random() */
+    void (*record)(void *context, enum fakedisk_event event, const struct fakedisk_inode *inode,
+                   const struct fakedisk_change *change); /* NULL: nobody listens */
+    void *record_context;
 };
 
 /* Internals. */
-static inline uint64_t fakedisk_next(uint64_t *state)
+static inline struct fakedisk_inode *fakedisk_make(struct fakedisk *disk, bool directory)
 {
-    uint64_t z = (*state += 0x9E3779B97F4A7C15u); /* splitmix64 */
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
+    return fakedisk_inode_new(&disk->inodes, disk->inodes_made++, directory);
 }
 
-static inline struct fakedisk_inode *fakedisk_inode_new(struct fakedisk *disk, bool directory)
+static inline void fakedisk_tell(struct fakedisk *disk, enum fakedisk_event event, const struct fakedisk_inode *inode,
+                                 const struct fakedisk_change *change)
 {
-    struct fakedisk_inode *inode = calloc(1, sizeof *inode);
-    assert(inode);
-    inode->directory = directory;
-    inode->lock_fd = -1;
-    inode->changes_end = &inode->changes;
-    inode->next = disk->inodes;
-    disk->inodes = inode;
-    return inode;
+    if (disk->record)
+        disk->record(disk->record_context, event, inode, change);
 }
 
-static inline void fakedisk_changes_drop(struct fakedisk_inode *inode)
+/* Makes a change; it is not on the disk. */
+static inline void fakedisk_change(struct fakedisk *disk, struct fakedisk_inode *inode,
+                                   const struct fakedisk_change *change)
 {
-    for (struct fakedisk_change *change = inode->changes, *next; change; change = next) {
-        next = change->next;
-        free(change->data);
-        free(change);
-    }
-    inode->changes = NULL;
-    inode->changes_end = &inode->changes;
+    fakedisk_change_link(inode, fakedisk_change_copy(change));
+    if (inode->directory)
+        fakedisk_names_change(&inode->seen_names, change, change->inode);
+    else if (change->truncated)
+        inode->seen_size = 0;
+    else
+        fakedisk_put(&inode->seen, &inode->seen_size, change->offset, change->data, change->size);
+    fakedisk_tell(disk, FAKEDISK_CHANGED, inode, change);
 }
 
-static inline void fakedisk_inode_free(struct fakedisk_inode *inode)
+static inline void fakedisk_change_names(struct fakedisk *disk, struct fakedisk_inode *directory, const char *from,
+                                         const char *to, struct fakedisk_inode *inode)
 {
-    fakedisk_changes_drop(inode);
-    free(inode->seen);
-    free(inode->disk);
-    free(inode->seen_names.names);
-    free(inode->disk_names.names);
-    free(inode);
-}
-
-static inline struct fakedisk_change *fakedisk_change_add(struct fakedisk_inode *inode)
-{
-    struct fakedisk_change *change = calloc(1, sizeof *change);
-    assert(change);
-    *inode->changes_end = change;
-    inode->changes_end = &change->next;
-    return change;
-}
-
-static inline struct fakedisk_inode *fakedisk_find(const struct fakedisk_names *names, const char *name)
-{
-    for (size_t i = 0; i < names->count; i++)
-        if (strcmp(names->names[i].name, name) == 0)
-            return names->names[i].inode;
-    return NULL;
-}
-
-static inline void fakedisk_names_set(struct fakedisk_names *names, const char *name, struct fakedisk_inode *inode)
-{
-    for (size_t i = 0; i < names->count; i++)
-        if (strcmp(names->names[i].name, name) == 0) {
-            if (inode)
-                names->names[i].inode = inode;
-            else
-                names->names[i] = names->names[--names->count];
-            return;
-        }
-    if (!inode)
-        return;
-    names->names = realloc(names->names, (names->count + 1) * sizeof *names->names);
-    assert(names->names);
-    snprintf(names->names[names->count].name, sizeof names->names->name, "%s", name);
-    names->names[names->count++].inode = inode;
-}
-
-static inline void fakedisk_names_apply(struct fakedisk_names *names, const struct fakedisk_change *change)
-{
-    if (change->from[0] && fakedisk_find(names, change->from) == change->inode)
-        fakedisk_names_set(names, change->from, NULL);
-    if (change->to[0])
-        fakedisk_names_set(names, change->to, change->inode);
-}
-
-static inline void fakedisk_names_copy(struct fakedisk_names *to, const struct fakedisk_names *from)
-{
-    to->names = realloc(to->names, (from->count + 1) * sizeof *to->names);
-    assert(to->names);
-    if (from->count > 0)
-        memcpy(to->names, from->names, from->count * sizeof *to->names);
-    to->count = from->count;
-}
-
-static inline void fakedisk_change_names(struct fakedisk_inode *directory, const char *from, const char *to,
-                                         struct fakedisk_inode *inode)
-{
-    struct fakedisk_change *change = fakedisk_change_add(directory);
-    snprintf(change->from, sizeof change->from, "%s", from);
-    snprintf(change->to, sizeof change->to, "%s", to);
-    change->inode = inode;
-    fakedisk_names_apply(&directory->seen_names, change);
-}
-
-static inline void fakedisk_put(uint8_t **bytes, size_t *bytes_size, size_t offset, const uint8_t *data, size_t size)
-{
-    if (offset + size > *bytes_size) {
-        *bytes = realloc(*bytes, offset + size);
-        assert(*bytes);
-        memset(*bytes + *bytes_size, 0, offset + size - *bytes_size);
-        *bytes_size = offset + size;
-    }
-    if (data && size > 0)
-        memcpy(*bytes + offset, data, size);
-}
-
-/* Brings an inode's changes to the disk; seed NULL: all of them. */
-static inline void fakedisk_apply(struct fakedisk_inode *inode, uint64_t *seed)
-{
-    for (struct fakedisk_change *change = inode->changes; change; change = change->next) {
-        if (inode->directory) {
-            if (!seed || fakedisk_next(seed) & 1)
-                fakedisk_names_apply(&inode->disk_names, change);
-            continue;
-        }
-        if (change->truncated) {
-            inode->disk_size = 0;
-            continue;
-        }
-        if (!seed || (change->size == 0 && fakedisk_next(seed) & 1)) {
-            fakedisk_put(&inode->disk, &inode->disk_size, change->offset, change->data, change->size);
-            continue;
-        }
-        for (size_t at = 0, part; at < change->size; at += part) {
-            part = FAKEDISK_SECTOR - (change->offset + at) % FAKEDISK_SECTOR;
-            if (part > change->size - at)
-                part = change->size - at;
-            if (fakedisk_next(seed) & 1)
-                fakedisk_put(&inode->disk, &inode->disk_size, change->offset + at,
-                             change->data ? change->data + at : NULL, part);
-        }
-    }
-    fakedisk_changes_drop(inode);
-}
-
-static inline void fakedisk_reach(struct fakedisk_inode *inode)
-{
-    if (inode->reached)
-        return;
-    inode->reached = true;
-    const struct fakedisk_names *both[2] = {&inode->seen_names, &inode->disk_names};
-    for (int b = 0; b < 2; b++)
-        for (size_t i = 0; i < both[b]->count; i++)
-            fakedisk_reach(both[b]->names[i].inode);
-    for (struct fakedisk_change *change = inode->changes; change; change = change->next)
-        if (change->inode)
-            fakedisk_reach(change->inode);
+    struct fakedisk_change change = {.inode = inode};
+    assert(strlen(from) < FAKEDISK_NAME && strlen(to) < FAKEDISK_NAME);
+    snprintf(change.from, sizeof change.from, "%s", from);
+    snprintf(change.to, sizeof change.to, "%s", to);
+    fakedisk_change(disk, directory, &change);
 }
 
 /* Frees inodes that no name, on the disk or off, and no descriptor leads to. */
@@ -324,11 +172,10 @@ static inline int fakedisk_open(void *context, int dirfd, const char *path, int 
     if (!inode) {
         if (!(flags & O_CREAT))
             return -ENOENT;
-        inode = fakedisk_inode_new(disk, false);
-        fakedisk_change_names(dir, "", path, inode);
+        inode = fakedisk_make(disk, false);
+        fakedisk_change_names(disk, dir, "", path, inode);
     } else if (flags & O_TRUNC && inode->seen_size > 0) {
-        fakedisk_change_add(inode)->truncated = true;
-        inode->seen_size = 0;
+        fakedisk_change(disk, inode, &(struct fakedisk_change){.truncated = true});
     }
     if (flags & O_DIRECTORY && !inode->directory)
         return -ENOTDIR;
@@ -379,13 +226,9 @@ static inline ssize_t fakedisk_pwrite(void *context, int fd, const void *buf, si
         size = 100;
     if (!fakedisk_has_room(disk, inode, (size_t)offset + size))
         return -ENOSPC;
-    struct fakedisk_change *change = fakedisk_change_add(inode);
-    change->offset = (size_t)offset;
-    change->size = size;
-    change->data = malloc(size + 1);
-    assert(change->data);
-    memcpy(change->data, buf, size);
-    fakedisk_put(&inode->seen, &inode->seen_size, (size_t)offset, buf, size);
+    fakedisk_change(
+        disk, inode,
+        &(struct fakedisk_change){.offset = (size_t)offset, .size = size, .data = (uint8_t *)(uintptr_t)buf});
     return (ssize_t)size;
 }
 
@@ -395,10 +238,15 @@ static inline int fakedisk_sync(void *context, int fd)
     struct fakedisk_inode *inode = fakedisk_fd(disk, fd);
     int r = fakedisk_call(disk);
 
-    if (r < 0 && !disk->off && !inode->directory)
-        fakedisk_changes_drop(inode);
-    if (r == 0)
-        fakedisk_apply(inode, NULL);
+    if (r < 0 && (disk->off || inode->directory))
+        return r;
+    struct fakedisk_choice choice = fakedisk_choose(r == 0             ? FAKEDISK_KEEP
+                                                    : disk->fail_keeps ? FAKEDISK_TEAR
+                                                                       : FAKEDISK_DROP,
+                                                    disk->fail_keeps + disk->calls);
+    fakedisk_apply(inode, inode, &choice);
+    fakedisk_changes_drop(inode);
+    fakedisk_tell(disk, r == 0 ? FAKEDISK_SYNCED : FAKEDISK_LOST, inode, NULL);
     return r;
 }
 
@@ -412,9 +260,7 @@ static inline int fakedisk_fallocate(void *context, int fd, off_t size)
         return r;
     if (!fakedisk_has_room(disk, inode, (size_t)size))
         return -ENOSPC;
-    struct fakedisk_change *change = fakedisk_change_add(inode);
-    change->offset = (size_t)size;
-    fakedisk_put(&inode->seen, &inode->seen_size, (size_t)size, NULL, 0);
+    fakedisk_change(disk, inode, &(struct fakedisk_change){.offset = (size_t)size});
     return 0;
 }
 
@@ -431,7 +277,7 @@ static inline int fakedisk_rename(void *context, int dirfd, const char *from, co
         return -ENOENT;
     if (there && there->directory && there->seen_names.count > 0)
         return -ENOTEMPTY;
-    fakedisk_change_names(dir, from, to, inode);
+    fakedisk_change_names(disk, dir, from, to, inode);
     return 0;
 }
 
@@ -448,7 +294,7 @@ static inline int fakedisk_remove(void *context, int dirfd, const char *path)
         return -ENOENT;
     if (inode->directory && inode->seen_names.count > 0)
         return -ENOTEMPTY;
-    fakedisk_change_names(dir, path, "", inode);
+    fakedisk_change_names(disk, dir, path, "", inode);
     return 0;
 }
 
@@ -476,7 +322,7 @@ static inline int fakedisk_mkdir(void *context, int dirfd, const char *path, mod
         return r;
     if (fakedisk_find(&dir->seen_names, path))
         return -EEXIST;
-    fakedisk_change_names(dir, "", path, fakedisk_inode_new(disk, true));
+    fakedisk_change_names(disk, dir, "", path, fakedisk_make(disk, true));
     return 0;
 }
 
@@ -548,9 +394,8 @@ static inline struct journal_io fakedisk_io(struct fakedisk *disk)
 
 static inline struct fakedisk *fakedisk_new(void)
 {
-    struct fakedisk *disk = calloc(1, sizeof *disk);
-    assert(disk);
-    disk->root = fakedisk_inode_new(disk, true);
+    struct fakedisk *disk = fakedisk_alloc(sizeof *disk);
+    disk->root = fakedisk_make(disk, true);
     return disk;
 }
 
@@ -579,59 +424,72 @@ static inline int fakedisk_open_fds(const struct fakedisk *disk)
     return count;
 }
 
-/* A power cut, and power again. Who used the disk must not go on with its descriptors. */
-static inline void fakedisk_crash(struct fakedisk *disk, enum fakedisk_crash kind, uint64_t seed)
+static inline void fakedisk_close_all(struct fakedisk *disk)
 {
     for (int i = 0; i < FAKEDISK_FDS; i++)
         if (disk->fds[i])
             fakedisk_close(disk, FAKEDISK_FD_BASE + i);
+}
+
+/* A power cut, and power again. Who used the disk must not go on with its descriptors. */
+static inline void fakedisk_crash(struct fakedisk *disk, enum fakedisk_crash kind, uint64_t seed)
+{
+    struct fakedisk_choice choice = fakedisk_choose(kind, seed);
+
+    fakedisk_close_all(disk);
     for (struct fakedisk_inode *inode = disk->inodes; inode; inode = inode->next) {
-        if (kind == FAKEDISK_DROP)
-            fakedisk_changes_drop(inode);
-        else
-            fakedisk_apply(inode, kind == FAKEDISK_TEAR ? &seed : NULL);
-        if (inode->directory)
-            fakedisk_names_copy(&inode->seen_names, &inode->disk_names);
-        else {
-            inode->seen_size = 0;
-            fakedisk_put(&inode->seen, &inode->seen_size, 0, inode->disk, inode->disk_size);
-        }
+        fakedisk_apply(inode, inode, &choice);
+        fakedisk_changes_drop(inode);
+        fakedisk_look(inode);
     }
     fakedisk_sweep(disk);
     fakedisk_heal(disk);
 }
 
-/* A copy of the disk as it is seen, everything on the disk, nothing open: to try several ends of one story.
- */
-static inline struct fakedisk *fakedisk_clone(const struct fakedisk *disk)
+/* How many changes are not on the disk. */
+static inline size_t fakedisk_pending(const struct fakedisk *disk)
 {
-    struct fakedisk *clone = fakedisk_new();
-    clone->capacity = disk->capacity;
-    clone->random = disk->random;
-    for (size_t d = 0; d < disk->root->seen_names.count; d++) {
-        const struct fakedisk_name *entry = &disk->root->seen_names.names[d];
-        struct fakedisk_inode *copy = fakedisk_inode_new(clone, entry->inode->directory);
-        fakedisk_names_set(&clone->root->seen_names, entry->name, copy);
-        fakedisk_put(&copy->seen, &copy->seen_size, 0, entry->inode->seen, entry->inode->seen_size);
-        fakedisk_put(&copy->disk, &copy->disk_size, 0, entry->inode->seen, entry->inode->seen_size);
-        for (size_t i = 0; i < entry->inode->seen_names.count; i++) {
-            const struct fakedisk_name *file = &entry->inode->seen_names.names[i];
-            struct fakedisk_inode *inner = fakedisk_inode_new(clone, false);
-            fakedisk_names_set(&copy->seen_names, file->name, inner);
-            fakedisk_put(&inner->seen, &inner->seen_size, 0, file->inode->seen, file->inode->seen_size);
-            fakedisk_put(&inner->disk, &inner->disk_size, 0, file->inode->seen, file->inode->seen_size);
-        }
-        fakedisk_names_copy(&copy->disk_names, &copy->seen_names);
-    }
-    fakedisk_names_copy(&clone->root->disk_names, &clone->root->seen_names);
-    return clone;
+    size_t count = 0;
+    for (const struct fakedisk_inode *inode = disk->inodes; inode; inode = inode->next)
+        for (const struct fakedisk_change *change = inode->changes; change; change = change->next)
+            count++;
+    return count;
 }
 
-/* The bytes of a file ("directory/file" or "file") as they are seen, to look at or to spoil; NULL: none.
- * *ret_size may be NULL. */
-static inline uint8_t *fakedisk_bytes(struct fakedisk *disk, const char *path, size_t *ret_size)
+/* A new disk, as this one would be after a power cut. */
+static inline struct fakedisk *fakedisk_cut(const struct fakedisk *disk, enum fakedisk_crash kind, uint64_t seed)
 {
-    char directory[128];
+    struct fakedisk_choice choice = fakedisk_choose(kind, seed);
+    struct fakedisk *cut = fakedisk_alloc(sizeof *cut);
+
+    cut->inodes_made = disk->inodes_made;
+    cut->capacity = disk->capacity;
+    cut->random = disk->random;
+    cut->short_transfers = disk->short_transfers;
+    for (struct fakedisk_inode *inode = disk->inodes; inode; inode = inode->next)
+        inode->twin = fakedisk_inode_new(&cut->inodes, inode->number, inode->directory);
+    cut->root = disk->root->twin;
+    for (struct fakedisk_inode *inode = disk->inodes; inode; inode = inode->next) {
+        fakedisk_put(&inode->twin->disk, &inode->twin->disk_size, 0, inode->disk, inode->disk_size);
+        for (size_t i = 0; i < inode->disk_names.count; i++)
+            fakedisk_names_set(&inode->twin->disk_names, inode->disk_names.names[i].name,
+                               inode->disk_names.names[i].inode->twin);
+        fakedisk_apply(inode, inode->twin, &choice);
+        fakedisk_look(inode->twin);
+    }
+    fakedisk_sweep(cut);
+    return cut;
+}
+
+/* A copy with all changes on the disk and nothing open: to try several ends of one story. */
+static inline struct fakedisk *fakedisk_clone(const struct fakedisk *disk)
+{
+    return fakedisk_cut(disk, FAKEDISK_KEEP, 0);
+}
+
+static inline struct fakedisk_inode *fakedisk_lookup(struct fakedisk *disk, const char *path)
+{
+    char directory[FAKEDISK_NAME];
     const char *slash = strchr(path, '/');
     struct fakedisk_inode *inode = disk->root;
 
@@ -640,7 +498,15 @@ static inline uint8_t *fakedisk_bytes(struct fakedisk *disk, const char *path, s
         inode = fakedisk_find(&inode->seen_names, directory);
         path = slash + 1;
     }
-    inode = inode ? fakedisk_find(&inode->seen_names, path) : NULL;
+    return inode ? fakedisk_find(&inode->seen_names, path) : NULL;
+}
+
+/* The bytes of a file ("directory/file" or "file") as they are seen, to look at or to spoil; NULL: none.
+ * *ret_size may be NULL. */
+static inline uint8_t *fakedisk_bytes(struct fakedisk *disk, const char *path, size_t *ret_size)
+{
+    struct fakedisk_inode *inode = fakedisk_lookup(disk, path);
+
     if (inode && ret_size)
         *ret_size = inode->seen_size;
     return inode ? inode->seen : NULL;

@@ -38,9 +38,14 @@ class Segment:
 
 
 def segments(state: Path) -> list[Segment]:
+    """Those that are there; a daemon that runs may delete one at any moment."""
     made = []
     for path in (state / "journal").glob("*.seg"):
-        header = path.read_bytes()[:SEGMENT_HEADER]
+        try:
+            with path.open("rb") as file:
+                header = file.read(SEGMENT_HEADER)
+        except FileNotFoundError:
+            continue
         if header[:8] == b"TOLLJRNL":  # else: prepared, not begun
             made.append(Segment(struct.unpack_from("<I", header, 12)[0], struct.unpack_from("<Q", header, 32)[0], path))
     return sorted(made, key=lambda each: each.number)

@@ -21,8 +21,9 @@ class Proxy:
         self.dir = proc.make_dir("x")
         self.dsn = f"host={self.dir} user=postgres dbname={database.name}"
         self._server = database.cluster.dir / SOCKET_NAME
-        self._clients: list[socket.socket] = []
-        self._servers: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []  # client's end, server's end
+        self._half_open: list[socket.socket] = []                    # server's ends of connections that were cut
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.dir / SOCKET_NAME))
         self._listener.listen()
@@ -30,17 +31,24 @@ class Proxy:
 
     def cut(self) -> None:
         """Breaks every connection for the clients. New ones are passed on as before."""
-        for each in self._clients:
-            each.shutdown(socket.SHUT_RDWR)
-        self._clients.clear()
+        with self._lock:
+            for client, server in self._pairs:
+                shut(client)
+                self._half_open.append(server)
+            self._pairs.clear()
+
+    def tell_server(self) -> None:
+        """The server learns that the connections that were cut are gone."""
+        with self._lock:
+            for each in self._half_open:
+                shut(each)
+            self._half_open.clear()
 
     def close(self) -> None:
-        for each in (self._listener, *self._clients, *self._servers):
-            try:
-                each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            each.close()
+        shut(self._listener)
+        self._listener.close()
+        self.cut()
+        self.tell_server()
         proc.remove_dir(self.dir)
 
     def __enter__(self) -> Proxy:
@@ -60,17 +68,37 @@ class Proxy:
                 server.connect(str(self._server))
             except OSError:
                 client.close()
+                server.close()
                 continue
-            self._clients.append(client)
-            self._servers.append(server)
-            threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._pass_on, args=(server, client), daemon=True).start()
+            with self._lock:
+                self._pairs.append((client, server))
+            threading.Thread(target=self._from_client, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._from_server, args=(client, server), daemon=True).start()
 
     @staticmethod
-    def _pass_on(source: socket.socket, to: socket.socket) -> None:
-        """Until either end breaks. An end of the client's is not passed on."""
-        try:
-            while data := source.recv(65536):
-                to.sendall(data)
-        except OSError:
-            pass
+    def _from_client(client: socket.socket, server: socket.socket) -> None:
+        """Until either end breaks. The end of a client is not passed on: its host died with it."""
+        pass_on(client, server)
+
+    def _from_server(self, client: socket.socket, server: socket.socket) -> None:
+        """The end of a server is: its host lives on."""
+        pass_on(server, client)
+        with self._lock:
+            if (client, server) in self._pairs:
+                self._pairs.remove((client, server))
+                shut(client)
+
+
+def pass_on(source: socket.socket, to: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            to.sendall(data)
+    except OSError:
+        pass
+
+
+def shut(each: socket.socket) -> None:
+    try:
+        each.shutdown(socket.SHUT_RDWR)
+    except OSError:  # the other side was quicker
+        pass

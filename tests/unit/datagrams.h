@@ -4,6 +4,7 @@
 
 #include "proto/frame.h"
 
+#include <assert.h>
 #include <check.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,7 +25,7 @@ static inline void id_of(uint8_t ret[16], unsigned n)
 
 static inline void add_bytes(struct bytes *to, const void *data, size_t size)
 {
-    ck_assert_uint_le(size, sizeof(to->data) - to->size);
+    assert(size <= sizeof(to->data) - to->size); /* not of check: programs without it build datagrams too */
     memcpy(to->data + to->size, data, size);
     to->size += size;
 }
@@ -33,7 +34,7 @@ static inline void add_frame(struct bytes *to, const struct toll_frame *frame)
 {
     int n = toll_frame_encode(frame, to->data + to->size, sizeof(to->data) - to->size);
 
-    ck_assert_int_gt(n, 0);
+    assert(n > 0);
     to->size += (size_t)n;
 }
 

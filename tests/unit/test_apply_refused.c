@@ -127,6 +127,20 @@ START_TEST(refused_row_among_many_goes_alone)
 }
 END_TEST
 
+/* Alone in its batch it would look like a table at fault, for ever. */
+START_TEST(refused_row_finds_company_beyond_a_small_batch)
+{
+    options.batch_rows = 1;
+    apply_set_options(apply, &options);
+    db.poison = refuse_tag_bad;
+    send_tagged(4, "bad", 0);
+    drive();
+    ck_assert_uint_eq(db.now.row_count, 3);
+    ck_assert_uint_eq(db.now.refused_count, 1);
+    check_counts(4);
+}
+END_TEST
+
 START_TEST(two_refused_rows_of_different_classes_go_alone)
 {
     db.poison = refuse_tag_bad;
@@ -177,6 +191,66 @@ START_TEST(table_mended_takes_what_it_had_refused)
     ck_assert_uint_eq(db.now.row_count, 3);
     ck_assert_uint_eq(db.now.refused_count, 0);
     check_counts(3);
+}
+END_TEST
+
+/* Of 20 events none is taken, while sessions' starts are: no frame is at fault. */
+START_TEST(table_that_refuses_all_its_rows_is_at_fault_though_others_take_theirs)
+{
+    db.poison = refuse_tag_bad;
+    ck_assert_int_eq(reopen(), 0);
+    for (unsigned i = 0; i < 20; i++) {
+        add_start(&datagram, i, NOW);
+        add_llm(&datagram, i, NOW, 1, 1, "bad");
+    }
+    send_now();
+    ck_assert_int_eq(apply_step(apply, NOW), 1);
+    ck_assert_int_eq(apply_step(apply, NOW), -EINVAL);
+    ck_assert_uint_eq(db.now.row_count + db.now.refused_count + db.now.session_count, 0);
+    add_llm(&datagram, 1, NOW, 1, 1, "fine"); /* one that is taken: so it is the rows */
+    send_now();
+    drive();
+    ck_assert_uint_eq(db.now.refused_count, 20);
+    ck_assert_uint_eq(db.now.row_count, 1);
+    check_counts(41);
+}
+END_TEST
+
+START_TEST(few_refused_rows_do_not_keep_others_waiting)
+{
+    db.poison = refuse_tag_bad;
+    ck_assert_int_eq(reopen(), 0);
+    add_llm(&datagram, 1, NOW, 1, 1, "bad");
+    add_start(&datagram, 2, NOW);
+    send_now();
+    drive();
+    ck_assert_uint_eq(db.now.refused_count, 1);
+    ck_assert_ptr_nonnull(session(2));
+}
+END_TEST
+
+/* A few in every batch, and never one that is taken: seen in the end. */
+START_TEST(table_at_fault_is_found_over_many_small_batches)
+{
+    db.poison = refuse_tag_bad;
+    ck_assert_int_eq(reopen(), 0);
+    for (unsigned i = 0; i < 19; i++) {
+        add_start(&datagram, i, NOW);
+        add_llm(&datagram, i, NOW, 1, 1, "bad");
+        send_now();
+        drive();
+        ck_assert_uint_eq(db.now.refused_count, i + 1);
+    }
+    add_start(&datagram, 50, NOW);
+    add_llm(&datagram, 50, NOW, 1, 1, "bad");
+    send_now();
+    ck_assert_int_eq(apply_step(apply, NOW), 1);
+    ck_assert_int_eq(apply_step(apply, NOW), -EINVAL);
+    ck_assert_uint_eq(db.now.refused_count, 19);
+    db.poison = NULL;
+    drive();
+    ck_assert_uint_eq(db.now.refused_count, 19);
+    ck_assert_uint_eq(db.now.row_count, 1);
 }
 END_TEST
 
@@ -256,9 +330,13 @@ int main(void)
     tcase_add_test(tests, hole_in_the_journal_is_recorded);
     tcase_add_test(tests, name_of_a_client_is_made_clean);
     tcase_add_test(tests, refused_row_among_many_goes_alone);
+    tcase_add_test(tests, refused_row_finds_company_beyond_a_small_batch);
     tcase_add_test(tests, two_refused_rows_of_different_classes_go_alone);
     tcase_add_test(tests, rows_all_refused_alike_are_not_at_fault);
     tcase_add_test(tests, table_mended_takes_what_it_had_refused);
+    tcase_add_test(tests, table_that_refuses_all_its_rows_is_at_fault_though_others_take_theirs);
+    tcase_add_test(tests, few_refused_rows_do_not_keep_others_waiting);
+    tcase_add_test(tests, table_at_fault_is_found_over_many_small_batches);
     tcase_add_test(tests, refused_session_start_leaves_its_events);
     tcase_add_test(tests, bisecting_survives_every_failure);
     tcase_add_test(tests, reason_of_a_server_is_made_clean);

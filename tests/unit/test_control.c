@@ -63,6 +63,22 @@ static void run_hold(void *context, const msgpack_object *args, struct control_r
     held = request;
 }
 
+/* An answer that there was no memory to pack. */
+static void run_short(void *context, const msgpack_object *args, struct control_request *request)
+{
+    struct pack_buffer data;
+    msgpack_packer packer;
+
+    (void)context, (void)args;
+    pack_buffer_init(&data, &packer);
+    pack_text(&packer, "what was");
+    data.failed = true;
+    pack_text(&packer, "what comes after it is left out");
+    ck_assert_uint_eq(data.bytes.size, 9);
+    control_reply_packed(request, &data);
+    pack_buffer_done(&data);
+}
+
 /* A string of as many bytes as asked for. */
 static void run_large(void *context, const msgpack_object *args, struct control_request *request)
 {
@@ -111,9 +127,9 @@ static int work_nothing(void *context, const msgpack_object *args, msgpack_packe
 }
 
 static const struct control_command commands[] = {
-    {"echo", run_echo, NULL},   {"fail", run_fail, NULL},      {"hold", run_hold, NULL},
-    {"large", run_large, NULL}, {"square", NULL, work_square}, {"nothing", NULL, work_nothing},
-    {NULL, NULL, NULL},
+    {"echo", run_echo, NULL},        {"fail", run_fail, NULL},   {"hold", run_hold, NULL},
+    {"large", run_large, NULL},      {"short", run_short, NULL}, {"square", NULL, work_square},
+    {"nothing", NULL, work_nothing}, {NULL, NULL, NULL},
 };
 
 /* --- turning the loop --- */
@@ -312,6 +328,8 @@ START_TEST(control_answers_requests_one_after_another)
     ck_assert_int_eq(answer(&peer), -1);
     ask(&peer, "fail", NULL, 0);
     ck_assert_str_eq(answer_error(&peer), "no luck today");
+    ask(&peer, "short", NULL, 0);
+    ck_assert_str_eq(answer_error(&peer), "out of memory: try again later");
     ask(&peer, "echo", "text", 43);
     ck_assert_int_eq(answer(&peer), 43);
     close(peer.fd);
@@ -617,6 +635,26 @@ START_TEST(control_answers_to_clients_that_went_away_are_dropped)
 }
 END_TEST
 
+/* Who has only said that it will ask no more waits for the reply still. */
+START_TEST(control_tells_when_nobody_waits_any_more)
+{
+    struct peer peer;
+
+    open_server(0);
+    peer = peer_new();
+    ask(&peer, "hold", NULL, 0);
+    PUMP(held != NULL);
+    ck_assert(!control_abandoned(held));
+    shutdown(peer.fd, SHUT_WR);
+    uv_run(&loop, UV_RUN_NOWAIT);
+    ck_assert(!control_abandoned(held));
+    close(peer.fd);
+    ck_assert(control_abandoned(held));
+    control_reply(held, "\x2a", 1);
+    held = NULL;
+}
+END_TEST
+
 START_TEST(control_close_waits_for_requests_that_are_held)
 {
     struct peer peer;
@@ -753,6 +791,7 @@ int main(void)
     tcase_add_test(tcase, control_takes_32_clients);
     tcase_add_test(tcase, control_command_may_answer_later);
     tcase_add_test(tcase, control_answers_to_clients_that_went_away_are_dropped);
+    tcase_add_test(tcase, control_tells_when_nobody_waits_any_more);
     tcase_add_test(tcase, control_close_waits_for_requests_that_are_held);
     tcase_add_test(tcase, control_work_runs_on_threads_one_at_a_time);
     tcase_add_test(tcase, control_close_waits_for_work);

@@ -1,12 +1,18 @@
 /* Tests of daemon/idhash: the same bytes hash alike, other bytes do not collide more than chance allows, and
  * no process knows another's hashes. */
+#include <stdbool.h>
+#include <stdlib.h>
+
+/* Before uthash's own. */
+static bool no_memory;
+#define uthash_malloc(size) (no_memory ? NULL : malloc(size))
+
 #include "daemon/idhash.h"
 
 #include "tests/unit/datagrams.h"
 
 #include <pthread.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -117,6 +123,43 @@ START_TEST(each_process_has_its_own_secret)
 }
 END_TEST
 
+struct entry {
+    uint32_t key;
+    UT_hash_handle hh;
+};
+
+/* Every entry that takes memory is refused once, the first and those at which the table grows, and then taken. */
+START_TEST(add_without_memory_leaves_the_table_as_it_was)
+{
+    enum { ENTRIES = 5000 };
+    static struct entry entries[ENTRIES];
+    struct entry *table = NULL, *found;
+    unsigned refused = 0;
+
+    for (uint32_t i = 0; i < ENTRIES; i++) {
+        entries[i].key = i;
+        no_memory = true;
+        if (idhash_add(table, key, &entries[i]) < 0) {
+            no_memory = false;
+            refused++;
+            ck_assert_uint_eq(HASH_COUNT(table), i);
+            HASH_FIND(hh, table, &i, sizeof(i), found);
+            ck_assert_ptr_null(found);
+            ck_assert_int_eq(idhash_add(table, key, &entries[i]), 0);
+        }
+    }
+    no_memory = false;
+    ck_assert_uint_gt(refused, 5);
+    ck_assert_uint_eq(HASH_COUNT(table), ENTRIES);
+    for (uint32_t i = 0; i < ENTRIES; i++) {
+        HASH_FIND(hh, table, &i, sizeof(i), found);
+        ck_assert_ptr_eq(found, &entries[i]);
+        HASH_DEL(table, found);
+    }
+    ck_assert_ptr_null(table);
+}
+END_TEST
+
 int main(int argc, char **argv)
 {
     Suite *suite;
@@ -134,6 +177,7 @@ int main(int argc, char **argv)
     tcase_add_test(tests, equal_bytes_hash_alike_wherever_they_lie);
     tcase_add_test(tests, size_and_every_byte_count);
     tcase_add_test(tests, similar_ids_are_spread);
+    tcase_add_test(tests, add_without_memory_leaves_the_table_as_it_was);
     tcase_add_test(tests, threads_draw_one_secret);
     tcase_add_test(tests, each_process_has_its_own_secret);
     suite_add_tcase(suite, tests);

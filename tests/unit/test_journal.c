@@ -363,6 +363,44 @@ START_TEST(retention_keeps_committed_segments_for_a_time)
 }
 END_TEST
 
+START_TEST(retention_outlasts_steps_of_the_clock)
+{
+    const int64_t steps_us[] = {3600000000, -90000000000, 500};
+    int64_t now_us = 1100;
+
+    journal_set_limits(w.journal, 0, 0, 1000000);
+    uint64_t end = append_range(w.journal, 0, 100); /* received at 1000 … 1099 µs */
+    ck_assert_int_eq(flush(w.journal), 0);
+    for (size_t i = 0; i < sizeof steps_us / sizeof *steps_us; i++) {
+        now_us += steps_us[i];
+        journal_clock_stepped(w.journal, steps_us[i]);
+        ck_assert_int_eq(journal_collect(w.journal, end, now_us), 0);
+        ck_assert_uint_eq(journal_oldest_lsn(w.journal), 0);
+    }
+    ck_assert_int_eq(journal_collect(w.journal, end, now_us + 1000000), 0);
+    ck_assert_uint_gt(journal_oldest_lsn(w.journal), 0);
+}
+END_TEST
+
+/* What was committed is wanted again: the database went back. */
+START_TEST(held_segments_stay_whatever_is_committed)
+{
+    append_range(w.journal, 0, 120);
+    ck_assert_int_eq(flush(w.journal), 0);
+    uint64_t durable = journal_durable_lsn(w.journal);
+    journal_hold(w.journal, 0);
+    ck_assert_int_eq(journal_collect(w.journal, durable, INT64_MAX / 2), 0);
+    ck_assert_uint_eq(journal_oldest_lsn(w.journal), 0);
+    journal_hold(w.journal, durable / 2);
+    ck_assert_int_eq(journal_collect(w.journal, durable, INT64_MAX / 2), 0);
+    ck_assert_uint_gt(journal_oldest_lsn(w.journal), 0);
+    ck_assert_uint_le(journal_oldest_lsn(w.journal), durable / 2);
+    journal_hold(w.journal, UINT64_MAX);
+    ck_assert_int_eq(journal_collect(w.journal, durable, INT64_MAX / 2), 0);
+    ck_assert_uint_gt(journal_oldest_lsn(w.journal), durable / 2);
+}
+END_TEST
+
 START_TEST(reader_left_behind_is_told)
 {
     struct journal_reader *reader;
@@ -415,15 +453,15 @@ START_TEST(free_space_stops_appending_and_resumes_by_itself)
     unsigned n = 0;
     int r;
 
-    w.disk->capacity = 12 * UINT64_C(1024);
-    journal_set_limits(w.journal, 0, 4096, 0);
+    w.disk->capacity = 136 * UINT64_C(1024);
+    journal_set_limits(w.journal, 0, 128 * UINT64_C(1024), 0);
     for (; (r = nth_append(w.journal, n, &end)) == 0; n++)
         ck_assert_int_eq(flush(w.journal), 0);
     ck_assert_int_eq(r, -ENOSPC);
     ck_assert_uint_gt(n, 30);
-    ck_assert_uint_ge(w.disk->capacity - fakedisk_used(w.disk), 4096);
+    ck_assert_uint_ge(w.disk->capacity - fakedisk_used(w.disk), 128 * UINT64_C(1024));
     ck_assert_int_eq(journal_collect(w.journal, 0, 0), -ENOSPC);
-    w.disk->capacity = 64 * UINT64_C(1024);
+    w.disk->capacity = 256 * UINT64_C(1024);
     ck_assert_int_eq(nth_append(w.journal, n, &end), -ENOSPC);
     ck_assert_int_eq(journal_collect(w.journal, 0, 0), 0);
     ck_assert_int_eq(nth_append(w.journal, n, &end), 0);
@@ -438,14 +476,17 @@ START_TEST(full_disk_is_no_error_of_the_journal)
     unsigned n = 0;
     int r;
 
-    w.disk->capacity = 9 * UINT64_C(1024) + 100; /* fallocate has the last word: no limit of our own */
+    w.disk->capacity = 73 * UINT64_C(1024) + 100; /* no limit of our own, but small files need some room */
     for (; (r = nth_append(w.journal, n, &end)) == 0; n++)
         ck_assert_int_eq(flush(w.journal), 0);
     ck_assert_int_eq(r, -ENOSPC);
+    ck_assert_int_eq(journal_state_write(w.journal, "fact", "known", 5), 0);
     ck_assert_uint_eq(read_all(w.journal).end, n);
-    reopen(); /* a full disk does not keep us from what is there */
+    w.disk->capacity = fakedisk_used(w.disk); /* somebody else takes all that is left */
+    reopen();                                 /* which does not keep us from what is there */
     ck_assert_uint_eq(read_all(w.journal).end, n);
     ck_assert_int_eq(nth_append(w.journal, n, &end), -ENOSPC);
+    w.disk->capacity = 73 * UINT64_C(1024) + 100;
     ck_assert_int_eq(journal_collect(w.journal, journal_durable_lsn(w.journal), 5000000), 0);
     append_range(w.journal, n, n + 20);
     ck_assert_int_eq(flush(w.journal), 0);
@@ -584,6 +625,8 @@ int main(void)
     tcase_add_test(tcase, unconfirmed_lsn_waits_for_space_and_appending_for_it);
     tcase_add_test(tcase, state_files_keep_what_they_were_given);
     tcase_add_test(tcase, retention_keeps_committed_segments_for_a_time);
+    tcase_add_test(tcase, retention_outlasts_steps_of_the_clock);
+    tcase_add_test(tcase, held_segments_stay_whatever_is_committed);
     tcase_add_test(tcase, reader_left_behind_is_told);
     tcase_add_test(tcase, limit_stops_appending_until_commits_make_room);
     tcase_add_test(tcase, free_space_stops_appending_and_resumes_by_itself);

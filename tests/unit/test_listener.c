@@ -77,6 +77,24 @@ START_TEST(datagram_comes_with_its_sender)
 }
 END_TEST
 
+/* Workers wait for a daemon that restarts, so they send as soon as there is a socket. */
+START_TEST(datagram_sent_before_preparing_has_its_sender_too)
+{
+    int sender;
+
+    close(fd);
+    fd = listener_bind(path, 0600);
+    ck_assert_int_ge(fd, 0);
+    sender = connected();
+    ck_assert_int_eq(send(sender, "abc", 3, 0), 3);
+    ck_assert_int_eq(listener_prepare(fd), 0);
+    ck_assert_int_eq(receive(), 0);
+    ck_assert_uint_eq(datagram.uid, getuid());
+    ck_assert_uint_eq(datagram.pid, (uint32_t)getpid());
+    close(sender);
+}
+END_TEST
+
 START_TEST(empty_datagram_is_a_datagram)
 {
     int sender = connected();
@@ -246,6 +264,7 @@ int main(void)
 
     tcase_add_checked_fixture(tests, setup, teardown);
     tcase_add_test(tests, datagram_comes_with_its_sender);
+    tcase_add_test(tests, datagram_sent_before_preparing_has_its_sender_too);
     tcase_add_test(tests, empty_datagram_is_a_datagram);
     tcase_add_test(tests, oversized_datagram_is_cut_and_says_so);
     tcase_add_test(tests, descriptors_are_received_up_to_the_kernels_limit);

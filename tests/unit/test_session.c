@@ -283,6 +283,23 @@ START_TEST(orphans_are_those_idle_in_receive_time)
 }
 END_TEST
 
+START_TEST(idle_time_outlasts_a_step_of_the_clock)
+{
+    struct toll_frame frame = frame_of(TOLL_FRAME_TRANSCRIPT, 1, 1);
+    const int64_t step_us = -1000000;
+
+    apply_frame(&frame, 100);
+    session_settle(table, ALL);
+    session_clock_stepped(table, step_us);
+    ck_assert_int_eq(session_plan_orphans(table, step_us + 100, ALL), 0);
+    frame = frame_of(TOLL_FRAME_TRANSCRIPT, 2, 1);
+    apply_frame(&frame, step_us + 200);
+    session_settle(table, ALL);
+    ck_assert_int_eq(session_plan_orphans(table, step_us + 101, ALL), 1);
+    ck_assert_ptr_eq(change(0, 1)->session, session(1));
+}
+END_TEST
+
 START_TEST(orphan_that_memory_does_not_know_is_not_whole)
 {
     uint8_t id[16];
@@ -360,6 +377,7 @@ int main(void)
     tcase_add_test(tests, settle_takes_over_what_the_sink_found);
     tcase_add_test(tests, longest_idle_are_evicted);
     tcase_add_test(tests, orphans_are_those_idle_in_receive_time);
+    tcase_add_test(tests, idle_time_outlasts_a_step_of_the_clock);
     tcase_add_test(tests, orphan_that_memory_does_not_know_is_not_whole);
     tcase_add_test(tests, foreach_goes_from_the_latest_activity);
     tcase_add_test(tests, clear_forgets_all_and_leaves_a_usable_table);

@@ -23,7 +23,7 @@ static struct session_table *sessions;
 /* Where the watermark is kept. */
 static char saved[64];
 static size_t saved_size;
-static int save_result;
+static int save_result, load_result;
 
 static int save(void *context, const void *data, size_t size)
 {
@@ -39,6 +39,8 @@ static int save(void *context, const void *data, size_t size)
 static long load(void *context, void *data, size_t cap)
 {
     (void)context;
+    if (load_result < 0)
+        return load_result;
     if (saved_size == 0)
         return -ENOENT;
     ck_assert_uint_ge(cap, saved_size);
@@ -59,7 +61,7 @@ static void setup(void)
     ck_assert_int_eq(pipe(fds), 0);
     ck_assert_int_eq(fcntl(fds[0], F_SETFL, O_NONBLOCK), 0);
     saved_size = line_count = 0;
-    save_result = 0;
+    save_result = load_result = 0;
     sessions = session_table_new();
     make_sink();
 }
@@ -326,6 +328,22 @@ START_TEST(watermark_is_kept_between_runs_of_one_journal)
 }
 END_TEST
 
+/* Or every line of the journal would be written again. */
+START_TEST(watermark_that_cannot_be_read_now_is_not_none)
+{
+    struct sink_journal journal = {.uuid = {1}, .register_lsn = 0};
+    uint64_t lsn = 7;
+
+    load_result = -ENOMEM;
+    ck_assert_int_eq(sink->ops->open(sink, &journal, &lsn), -EAGAIN);
+    ck_assert_str_eq(sink->ops->error(sink), "reading the watermark: Cannot allocate memory");
+    ck_assert_uint_eq(lsn, 7);
+    load_result = -EBADMSG; /* for good: then all is written again */
+    ck_assert_int_eq(sink->ops->open(sink, &journal, &lsn), 0);
+    ck_assert_uint_eq(lsn, 0);
+}
+END_TEST
+
 START_TEST(aborted_batch_writes_nothing)
 {
     struct toll_frame frame = llm(1);
@@ -429,6 +447,7 @@ int main(void)
     tcase_add_test(tests, orphan_ends_at_its_last_activity);
     tcase_add_test(tests, quarantine_gives_the_reason_not_the_bytes);
     tcase_add_test(tests, watermark_is_kept_between_runs_of_one_journal);
+    tcase_add_test(tests, watermark_that_cannot_be_read_now_is_not_none);
     tcase_add_test(tests, aborted_batch_writes_nothing);
     tcase_add_test(tests, watermark_that_cannot_be_saved_repeats_no_line);
     tcase_add_test(tests, reader_that_is_gone_means_trying_again);

@@ -1,0 +1,111 @@
+/* Tests of daemon/writer_core that need no thread: opening the sink when the state directory can't be read. What it does with batches is tested
+ * with apply, and by the fault tests. */
+#include "daemon/writer_core.h"
+
+#include "tests/support/journaltest.h"
+#include "tests/unit/fake_sink.h"
+
+static struct world world;
+static struct fake_db db;
+static struct fake_sink sink;
+static struct metrics metrics;
+static struct writer_core *core;
+static struct writer_wishes wishes;
+static struct writer_status status;
+static int64_t now_us;
+
+static void report(void *context, const struct writer_status *now)
+{
+    (void)context;
+    status = *now;
+}
+
+static void core_start(void)
+{
+    const struct writer_options options = {
+        .apply = {.batch_rows = 10, .batch_bytes = 65536, .streams_max = 10}, .retry_max_us = 1000000, .host = "test"};
+    const struct writer_time now = {now_us, now_us};
+
+    core = writer_core_new(&options, world.journal, &sink.sink, &metrics, now, report, NULL);
+    ck_assert_ptr_nonnull(core);
+    wishes = (struct writer_wishes){.stopping = false};
+}
+
+/* Until it has tried to open the sink once. */
+static void core_open(void)
+{
+    enum writer_next next;
+    int64_t until_us;
+
+    while ((next = writer_look(core, &wishes, now_us, &until_us)) == WRITER_WAIT)
+        now_us = until_us;
+    ck_assert_int_eq(next, WRITER_OPEN);
+    writer_do(core, next, (struct writer_time){now_us, now_us});
+}
+
+static void setup(void)
+{
+    now_us = INT64_C(1800000000000000);
+    db = (struct fake_db){.in_transaction = false};
+    world_init(&world);
+    ck_assert_int_eq(world_open(&world), 0);
+    fake_sink_init(&sink, &db);
+    core_start();
+    core_open();
+    ck_assert_int_eq(status.state, WRITER_OK);
+    writer_core_free(core);
+}
+
+static void teardown(void)
+{
+    writer_core_free(core);
+    sink.sink.ops->free(&sink.sink);
+    fake_db_done(&db);
+    world_done(&world);
+}
+
+/* A journal that had a watermark must not get a new one from a database that has none, only because it can't be read that it had. */
+static void never_registers_again(int error, enum writer_state expected)
+{
+    uint64_t call = 0;
+
+    db.now.watermark_count = 0; /* another database */
+    core_start();
+    do {
+        world.disk->calls = 0;
+        world.disk->fail_at = ++call;
+        world.disk->fail_errno = error;
+        world.disk->failed = false;
+        core_open();
+        ck_assert_uint_eq(db.now.watermark_count, 0);
+        if (world.disk->failed)
+            ck_assert_int_eq(status.state, expected);
+    } while (world.disk->failed && call < 100);
+    ck_assert_uint_gt(call, 1);
+    ck_assert_int_eq(status.state, WRITER_STOPPED); /* and says that the watermark is gone */
+    world.disk->fail_at = 0;
+}
+
+START_TEST(unreadable_registration_is_not_taken_for_none)
+{
+    never_registers_again(EIO, WRITER_STOPPED);
+}
+END_TEST
+
+START_TEST(registration_that_takes_memory_is_read_later)
+{
+    never_registers_again(ENOMEM, WRITER_RETRYING);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("writer_core");
+    TCase *tests = tcase_create("opening");
+
+    tcase_add_checked_fixture(tests, setup, teardown);
+    tcase_add_test(tests, unreadable_registration_is_not_taken_for_none);
+    tcase_add_test(tests, registration_that_takes_memory_is_read_later);
+    suite_add_tcase(suite, tests);
+    return run_suite(suite);
+}
