@@ -156,7 +156,7 @@ compile_commands.json: Makefile $(LINT_SRC)
 # --- installation ----------------------------------------------------------------------------------------------
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/toll/sql
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysctl.d $(DESTDIR)$(PREFIX)/share/toll/sql
 	install -m 755 $(BUILD)/tolld $(DESTDIR)$(PREFIX)/sbin/tolld
 	install -m 755 $(BUILD)/tollctl $(BUILD)/tollsim $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 client/toll.h $(DESTDIR)$(PREFIX)/include/toll.h
@@ -166,12 +166,13 @@ install: all
 	sed -e 's|@prefix@|$(PREFIX)|g' -e 's|@version@|$(VERSION)|g' client/toll.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/toll.pc
 	sed -e 's|@sbindir@|$(PREFIX)/sbin|g' systemd/tolld.service.in > $(DESTDIR)$(PREFIX)/lib/systemd/system/tolld.service
 	install -m 644 systemd/tolld.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/tolld.socket
+	install -m 644 systemd/toll.sysctl.conf $(DESTDIR)$(PREFIX)/lib/sysctl.d/50-toll.conf
 	install -m 644 sql/roles.sql $(DESTDIR)$(PREFIX)/share/toll/sql/
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/sbin/tolld $(addprefix $(DESTDIR)$(PREFIX)/bin/,tollctl tollsim) $(DESTDIR)$(PREFIX)/include/toll.h
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/,libtoll.a libtoll.so libtoll.so.0 pkgconfig/toll.pc)
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,tolld.service tolld.socket)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/,systemd/system/tolld.service systemd/system/tolld.socket sysctl.d/50-toll.conf)
 	rm -rf $(DESTDIR)$(PREFIX)/share/toll
 
 clean:
