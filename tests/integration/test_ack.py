@@ -355,10 +355,10 @@ def test_used_up_descriptors_pause_but_do_not_kill(daemon_factory: Factory, ling
             wait_until(lambda: floods > 20, 20, "the flood")
             for _ in range(300):
                 worker.send(frames.tts(frames.new_session(), raw={"x": "y" * 900}))
-            assert worker.wait_acked(seconds=30) == 301
         finally:
             over.set()
             flooding.join()
+        assert worker.wait_acked(seconds=30) == 301
         wait_until(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) < 50, 5, "them to be closed")
     os.close(null)
     assert daemon.running and daemon.status()["intake"] == "reading"
