@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum {
@@ -18,10 +19,10 @@ enum {
     DRAIN_MOST = 20000, /* datagrams, when somebody asked to flush */
     TEND_MS = 250,      /* heartbeats, pages of dead workers, retries while paused */
     COLLECT_MS = 250,
-    MARK_MS = 20, /* an idle log gets its mark after that */
-    /* Waiting to be closed. More would fill the table, and what does not fit the kernel closes in this thread. */
-    DESCRIPTORS_MOST = 4096,
-    FRAMES_MANY = 64, /* more than that in a datagram are decoded before they are taken */
+    MARK_MS = 20,            /* an idle log gets its mark after that */
+    DESCRIPTORS_MOST = 4096, /* waiting to be closed, and … */
+    DESCRIPTORS_PART = 4,    /* a quarter of all that this process may have, see descriptors_most() */
+    FRAMES_MANY = 64,        /* more than that in a datagram are decoded before they are taken */
 };
 
 struct intake {
@@ -34,6 +35,7 @@ struct intake {
     uint64_t quarantine_limit, invalid_taken; /* frames; of large datagrams only */
     uv_loop_t *loop;
     int fd;
+    size_t descriptors_most;
 
     uv_poll_t readable;
     uv_timer_t tend, collect, mark;
@@ -332,7 +334,7 @@ static void read_some(struct intake *intake, int most)
 
     if (!may_read(intake))
         return;
-    while (count < most && closer_waiting(intake->closer) < DESCRIPTORS_MOST && read_one(intake))
+    while (count < most && closer_waiting(intake->closer) < intake->descriptors_most && read_one(intake))
         count++;
     if (count > 0)
         write_and_sync(intake);
@@ -499,6 +501,17 @@ static void on_collect(uv_timer_t *timer)
 
 /* --- start and end --------------------------------------------------------------------------------------------------------- */
 
+/* Descriptors that wait to be closed must not fill the table: those that do not fit, the kernel closes in the receiving thread, where a
+ * lingering socket blocks. */
+static size_t descriptors_most(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur / DESCRIPTORS_PART > DESCRIPTORS_MOST)
+        return DESCRIPTORS_MOST;
+    return limit.rlim_cur / DESCRIPTORS_PART;
+}
+
 int intake_new(struct intake **ret, const struct intake_options *options, uv_loop_t *loop, int fd,
                struct journal *journal, struct metrics *metrics)
 {
@@ -513,6 +526,7 @@ int intake_new(struct intake **ret, const struct intake_options *options, uv_loo
     intake->metrics = metrics;
     intake->loop = loop;
     intake->fd = fd;
+    intake->descriptors_most = descriptors_most();
     intake->streams = streams_new(&options->streams);
     intake->decoder = toll_decoder_new();
     r = intake->streams && intake->decoder ? closer_new(&intake->closer) : -ENOMEM;
