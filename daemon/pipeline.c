@@ -53,7 +53,11 @@ static void renew_journal(void *context)
     writer_get_status(p->writer, &status);
     r = journal_renew(p->journal, status.renew_from);
     if (r < 0) {
-        log_error("the journal can't be renewed error=%s", strerror(-r));
+        log_error(
+            r == -EBADMSG
+                ? "the journal can't be renewed, for it is damaged: run tolld --repair-journal, then start again error=%s"
+                : "the journal can't be renewed error=%s",
+            strerror(-r));
         p->options.broken(p->options.context);
         return;
     }
