@@ -1,6 +1,6 @@
 /* The sink without a database: every frame as a line of JSON on a descriptor, and a line with totals when a session ends.
  *
- * Exactly once as long as the process lives; after a crash the last batch may be written again. */
+ * Exactly once as long as the process lives and memory lasts; after a crash the last batch may be written again. */
 #ifndef TOLL_DAEMON_SINK_LOG_H
 #define TOLL_DAEMON_SINK_LOG_H
 

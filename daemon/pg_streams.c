@@ -1,0 +1,157 @@
+/* See pg_streams.h. */
+#include "daemon/pg_streams.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+/* Three arrays that name streams: uid, id, writer is ours. */
+static int load_some(struct pg *pg, const char *writer, struct sink_stream *const *streams, size_t count,
+                     struct pg_array *uids, struct pg_array *ids)
+{
+    const char *parameters[] = {NULL, NULL, writer};
+    PGresult *result;
+    int r;
+
+    pg_array_begin(uids);
+    pg_array_begin(ids);
+    for (size_t i = 0; i < count; i++) {
+        pg_array_add_int(uids, streams[i]->uid);
+        pg_array_add_uuid(ids, streams[i]->id);
+    }
+    parameters[0] = pg_array_end(uids);
+    parameters[1] = pg_array_end(ids);
+    if (!parameters[0] || !parameters[1])
+        return -ENOMEM;
+    r = pg_query(
+        pg, &result,
+        "SELECT u.n - 1, t.seen, t.revision FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS u (uid, stream_id, n) "
+        "JOIN toll.streams AS t ON t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $3::integer",
+        3, parameters);
+    if (r < 0)
+        return r;
+    for (int i = 0; r == 0 && i < PQntuples(result); i++) {
+        struct sink_stream *stream = streams[strtoul(PQgetvalue(result, i, 0), NULL, 10)];
+
+        rangeset_done(&stream->seen);
+        r = rangeset_parse(&stream->seen, PQgetvalue(result, i, 1));
+        stream->revision = strtoll(PQgetvalue(result, i, 2), NULL, 10);
+    }
+    PQclear(result);
+    return r;
+}
+
+int pg_streams_load(struct pg *pg, const char *writer, struct sink_stream *const *streams, size_t count)
+{
+    struct pg_array uids = {0}, ids = {0};
+    int r = count ? load_some(pg, writer, streams, count, &uids, &ids) : 0;
+
+    pg_array_done(&uids);
+    pg_array_done(&ids);
+    return r;
+}
+
+struct stream_arrays {
+    struct pg_array uids, ids, bases, seen, revisions, clients, pids;
+};
+
+static int fill_stream_arrays(struct stream_arrays *arrays, struct sink_stream *const *streams, size_t count,
+                              bool fresh, size_t *ret_count)
+{
+    char *text = NULL;
+    size_t capacity = 0, picked = 0;
+
+    pg_array_begin(&arrays->uids);
+    pg_array_begin(&arrays->ids);
+    pg_array_begin(&arrays->bases);
+    pg_array_begin(&arrays->seen);
+    pg_array_begin(&arrays->revisions);
+    pg_array_begin(&arrays->clients);
+    pg_array_begin(&arrays->pids);
+    for (size_t i = 0; i < count; i++) {
+        const struct sink_stream *stream = streams[i];
+        size_t length;
+
+        if ((stream->revision == 0) != fresh)
+            continue;
+        length = rangeset_format(&stream->seen, text, capacity);
+        if (length >= capacity) {
+            char *grown = realloc(text, length + 1);
+
+            if (!grown) {
+                free(text);
+                return -ENOMEM;
+            }
+            text = grown;
+            capacity = length + 1;
+            rangeset_format(&stream->seen, text, capacity);
+        }
+        pg_array_add_int(&arrays->uids, stream->uid);
+        pg_array_add_uuid(&arrays->ids, stream->id);
+        pg_array_add_int(&arrays->bases, (int64_t)stream->base);
+        pg_array_add(&arrays->seen, text);
+        pg_array_add_int(&arrays->revisions, stream->revision);
+        pg_array_add(&arrays->clients, stream->client[0] ? stream->client : NULL);
+        pg_array_add_int(&arrays->pids, stream->pid);
+        picked++;
+    }
+    free(text);
+    *ret_count = picked;
+    return 0;
+}
+
+/* Writes the numbers seen, in the same transaction as the rows. A stream that somebody else wrote meanwhile makes the batch stale. */
+static int write_streams(struct pg *pg, const char *writer, struct stream_arrays *arrays,
+                         struct sink_stream *const *streams, size_t count, bool fresh)
+{
+    static const char insert[] =
+        "INSERT INTO toll.streams (uid, stream_id, writer, base, seen, client, pid, first_seen_at, last_seen_at) "
+        "SELECT uid, stream_id, $8::integer, base, seen, client, pid, now(), now() FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], "
+        "$4::int8multirange[], $5::bigint[], $6::text[], $7::integer[]) AS u (uid, stream_id, base, seen, revision, client, pid) "
+        "ORDER BY uid, stream_id ON CONFLICT DO NOTHING";
+    static const char update[] =
+        "UPDATE toll.streams AS t SET base = least(t.base, u.base), seen = u.seen, revision = t.revision + 1, "
+        "client = coalesce(u.client, t.client), pid = u.pid, last_seen_at = now() FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], "
+        "$4::int8multirange[], $5::bigint[], $6::text[], $7::integer[]) AS u (uid, stream_id, base, seen, revision, client, pid) "
+        "WHERE t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $8::integer AND t.revision = u.revision";
+    int64_t written;
+    size_t picked;
+    int r = fill_stream_arrays(arrays, streams, count, fresh, &picked);
+
+    if (r < 0 || picked == 0)
+        return r;
+    const char *parameters[] = {
+        pg_array_end(&arrays->uids),      pg_array_end(&arrays->ids),
+        pg_array_end(&arrays->bases),     pg_array_end(&arrays->seen),
+        pg_array_end(&arrays->revisions), pg_array_end(&arrays->clients),
+        pg_array_end(&arrays->pids),      writer,
+    };
+    for (size_t i = 0; i < 7; i++)
+        if (!parameters[i])
+            return -ENOMEM;
+    r = pg_run(pg, &written, fresh ? insert : update, 8, parameters);
+    if (r < 0)
+        return r;
+    return (size_t)written == picked ? 0 : -ESTALE;
+}
+
+int pg_streams_store(struct pg *pg, const char *writer, struct sink_stream *const *streams, size_t count)
+{
+    struct stream_arrays arrays = {0};
+    int r = write_streams(pg, writer, &arrays, streams, count, false);
+
+    if (r == 0)
+        r = write_streams(pg, writer, &arrays, streams, count, true);
+    pg_array_done(&arrays.uids);
+    pg_array_done(&arrays.ids);
+    pg_array_done(&arrays.bases);
+    pg_array_done(&arrays.seen);
+    pg_array_done(&arrays.revisions);
+    pg_array_done(&arrays.clients);
+    pg_array_done(&arrays.pids);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < count; i++)
+        streams[i]->revision++;
+    return 0;
+}
