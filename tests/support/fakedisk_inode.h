@@ -125,6 +125,7 @@ static inline struct fakedisk_change *fakedisk_change_copy(const struct fakedisk
 /* Takes the change over. */
 static inline void fakedisk_change_link(struct fakedisk_inode *inode, struct fakedisk_change *change)
 {
+    assert(inode);
     *inode->changes_end = change;
     inode->changes_end = &change->next;
 }
@@ -193,8 +194,10 @@ static inline void fakedisk_put(uint8_t **bytes, size_t *bytes_size, size_t offs
         memset(*bytes + *bytes_size, 0, offset + size - *bytes_size);
         *bytes_size = offset + size;
     }
-    if (data && size > 0)
+    if (data && size > 0) {
+        assert(*bytes);
         memcpy(*bytes + offset, data, size);
+    }
 }
 
 /* Which changes are chosen. */
