@@ -77,14 +77,22 @@ def start(daemon: Daemon) -> bool:
     return daemon.running
 
 
+def waits_for_space(daemon: Daemon) -> bool:
+    return daemon.status()["intake"] == "paused"
+
+
 def deliver(daemon: Daemon, worker: StreamSender, seconds: float = 20) -> bool:
-    """Waits until all is acknowledged, resending; False: the daemon ended before."""
+    """Waits until all is acknowledged, resending; False: the daemon ended before, or waits for space (or descriptors) that never comes."""
     resent = time.monotonic()
+    looked = resent
 
     def over() -> bool:
-        nonlocal resent
+        nonlocal resent, looked
         if worker.acked >= worker.next - 1 or not daemon.running:
             return True
+        if time.monotonic() - looked > seconds / 4 * SLOWNESS:
+            looked = time.monotonic()
+            return waits_for_space(daemon)
         if time.monotonic() - resent > 0.2 * SLOWNESS:
             resent = time.monotonic()
             worker.seconds = 0.05
@@ -123,7 +131,7 @@ class Sweep:
         self.ledger = oracle.Ledger()
         self.daemons: list[Daemon] = []
         self.acknowledged: dict[bytes, int] = {}
-        self.runs = self.injections = self.healed = self.ended = self.refused = self.false_acks = 0
+        self.runs = self.injections = self.healed = self.waited = self.ended = self.refused = self.false_acks = 0
 
     def run(self, call: str, error: str, number: int, forever: bool) -> int:
         """One run; returns how many calls were made to fail."""
@@ -140,6 +148,10 @@ class Sweep:
                 self.refused += 1
                 assert daemon.wait() == EXIT_JOURNAL, what
                 assert "can't be opened" in daemon.log_text(), what
+            elif not whole and daemon.running:
+                self.waited += 1
+                assert forever and error in ("ENOSPC", "EMFILE"), what
+                assert "receiving is paused" in daemon.log_text(), what
             elif not whole:
                 self.ended += 1
                 self.check_end(what, daemon)
@@ -175,8 +187,8 @@ class Sweep:
 
     def conclude(self, name: str) -> None:
         outcome = fault.judge(self.db, self.ledger.records, self.daemons, acknowledged=self.acknowledged)
-        fault.report(name, outcome, runs=self.runs, injections=self.injections, healed=self.healed, ended=self.ended, refused=self.refused,
-                     false_acks=self.false_acks)
+        fault.report(name, outcome, runs=self.runs, injections=self.injections, healed=self.healed, waited=self.waited, ended=self.ended,
+                     refused=self.refused, false_acks=self.false_acks)
 
 
 @pytest.mark.limit(1200)
