@@ -127,8 +127,10 @@ static inline int fakedisk_call(struct fakedisk *disk)
 
 static inline struct fakedisk_inode *fakedisk_fd(struct fakedisk *disk, int fd)
 {
-    if (fd == AT_FDCWD)
+    if (fd == AT_FDCWD) {
+        assert(disk->root);
         return disk->root;
+    }
     assert(fd >= FAKEDISK_FD_BASE && fd < FAKEDISK_FD_BASE + FAKEDISK_FDS && disk->fds[fd - FAKEDISK_FD_BASE]);
     return disk->fds[fd - FAKEDISK_FD_BASE];
 }
