@@ -20,7 +20,8 @@ from harness import Daemon, Database, make_dir, remove_dir
 from worker import Tally, Worker
 
 TREES = fault.choose(6, 80)  # of processes
-PLAIN = "TSAN_OPTIONS" in os.environ  # ThreadSanitizer loses its way where a child of a process with threads starts threads
+# A child of a process with threads: ThreadSanitizer can't follow its threads, and AddressSanitizer may leave it a locked allocator.
+PLAIN = "TSAN_OPTIONS" in os.environ or "ASAN_OPTIONS" in os.environ
 
 
 def plant(daemon: Daemon, tally: Tally, chance: random.Random) -> None:

@@ -179,11 +179,10 @@ def test_outage(own_cluster: Cluster, daemon_factory: Factory, records: Path) ->
             drain = drain_rate(daemon)
             sim.process.send_signal(signal.SIGTERM)
             Workers.end(sim)
-        heart.stop()
-        fault.settle(daemon)
         wait_until(lambda: not database.query("SELECT 1 FROM billing_sessions WHERE ended_at IS NULL AND session_id = ANY (%s::uuid[])",
                                               [str(each) for each in abandoned.sessions]), 30, "the abandoned calls to be closed", every=0.2)
         check_heart(database, heart)
+        heart.stop()
         heart.caller.hang_up()
         fault.settle(daemon)
     finally:
