@@ -4,6 +4,7 @@
 #include "daemon/clock.h"
 #include "daemon/closer.h"
 #include "daemon/datagram.h"
+#include "daemon/door.h"
 #include "daemon/log.h"
 #include "proto/frame.h"
 
@@ -22,7 +23,6 @@ enum {
     MARK_MS = 20,            /* an idle log gets its mark after that */
     DESCRIPTORS_MOST = 4096, /* waiting to be closed, and … */
     DESCRIPTORS_PART = 4,    /* a quarter of all that this process may have, see descriptors_most() */
-    FRAMES_MANY = 64,        /* more than that in a datagram are decoded before they are taken */
 };
 
 struct intake {
@@ -31,8 +31,7 @@ struct intake {
     struct metrics *metrics;
     struct streams *streams;
     struct closer *closer;
-    struct toll_decoder *decoder;
-    uint64_t quarantine_limit, invalid_taken; /* frames; of large datagrams only */
+    struct door *door;
     uv_loop_t *loop;
     int fd;
     size_t descriptors_most;
@@ -116,59 +115,6 @@ static struct stream *find_stream(struct intake *intake, const struct datagram *
     return stream;
 }
 
-/* How many of its frames can't be decoded; -ENOMEM. */
-static int count_invalid(struct intake *intake, const struct datagram *datagram)
-{
-    char reason[TOLL_REASON_MAX];
-    struct datagram_parts parts;
-    struct datagram_piece piece;
-    struct toll_frame frame;
-    int count = 0;
-
-    datagram_open(&parts, datagram->data, datagram->size, datagram->truncated);
-    while (datagram_next(&parts, &piece)) {
-        int r = piece.broken ? -EINVAL : toll_frame_decode(intake->decoder, piece.data, piece.size, &frame, reason);
-
-        if (r == -ENOMEM)
-            return r;
-        count += r < 0 || frame.type == TOLL_FRAME_STREAM;
-    }
-    return count;
-}
-
-/* A datagram can hold 65,536 frames of a byte each: such are looked at before they are taken, not when they are in the table already. */
-static bool is_full(const struct intake *intake)
-{
-    uint64_t done = metrics_get(&intake->metrics->frames_quarantined);
-    uint64_t coming = intake->invalid_taken > done ? intake->invalid_taken - done : 0;
-
-    return metrics_get(&intake->metrics->quarantine_rows) + coming >= intake->quarantine_limit;
-}
-
-/* 0: let it in. -EINVAL: it was refused; -EAGAIN: out of memory. */
-static int pass_door(struct intake *intake, const struct datagram *datagram, const struct datagram_parts *parts,
-                     struct stream *stream, uint64_t frames)
-{
-    const struct toll_frame *envelope = &parts->envelope;
-    bool full = is_full(intake);
-    int invalid;
-
-    if (!full && frames < FRAMES_MANY)
-        return 0;
-    if (stream && stream_has(stream, envelope->stream_seq, envelope->stream_seq + envelope->stream_count))
-        return 0; /* a duplicate adds nothing, and its sender must learn that it is one */
-    invalid = count_invalid(intake, datagram);
-    if (invalid < 0)
-        return -EAGAIN;
-    if (!full || invalid == 0) {
-        intake->invalid_taken += (uint64_t)invalid;
-        return 0;
-    }
-    if (stream)
-        stream_refuse(stream);
-    return -EINVAL;
-}
-
 int intake_datagram(struct intake *intake, const struct datagram *datagram, int64_t now_us)
 {
     struct stream *stream = NULL;
@@ -185,7 +131,7 @@ int intake_datagram(struct intake *intake, const struct datagram *datagram, int6
     }
     while (datagram_next(&parts, &piece))
         frames++;
-    r = pass_door(intake, datagram, &parts, stream, frames);
+    r = door_pass(intake->door, datagram, &parts, stream, frames);
     if (r == 0 && stream)
         r = stream_note(stream, parts.envelope.stream_seq, parts.envelope.stream_seq + parts.envelope.stream_count);
     if (r == -EINVAL || r == -E2BIG) { /* watch.c tells of it */
@@ -521,20 +467,19 @@ int intake_new(struct intake **ret, const struct intake_options *options, uv_loo
     if (!intake)
         return -ENOMEM;
     intake->options = *options;
-    intake->quarantine_limit = UINT64_MAX;
     intake->journal = journal;
     intake->metrics = metrics;
     intake->loop = loop;
     intake->fd = fd;
     intake->descriptors_most = descriptors_most();
     intake->streams = streams_new(&options->streams);
-    intake->decoder = toll_decoder_new();
-    r = intake->streams && intake->decoder ? closer_new(&intake->closer) : -ENOMEM;
+    intake->door = door_new(metrics);
+    r = intake->streams && intake->door ? closer_new(&intake->closer) : -ENOMEM;
     if (r == 0)
         r = uv_poll_init(loop, &intake->readable, fd);
     if (r < 0) {
         closer_free(intake->closer);
-        toll_decoder_free(intake->decoder);
+        door_free(intake->door);
         streams_free(intake->streams);
         free(intake);
         return r;
@@ -584,7 +529,7 @@ void intake_renew(struct intake *intake, void (*renew)(void *context))
 
 void intake_set_quarantine_limit(struct intake *intake, uint64_t rows)
 {
-    intake->quarantine_limit = rows;
+    door_set_limit(intake->door, rows);
 }
 
 size_t intake_descriptors(const struct intake *intake, bool *ret_stuck)
@@ -609,6 +554,6 @@ void intake_free(struct intake *intake)
         return;
     streams_free(intake->streams);
     closer_free(intake->closer);
-    toll_decoder_free(intake->decoder);
+    door_free(intake->door);
     free(intake);
 }

@@ -1,4 +1,4 @@
-/* The receive loop's order: receive ▶ look at the envelope ▶ journal ▶ sync, off the loop ▶ acknowledge.
+/* The receive loop's order: receive ▶ look at the envelope ▶ the quarantine's door ▶ journal ▶ sync, off the loop ▶ acknowledge.
  *
  * It never waits for the sink and knows nothing of frames beyond where they end. All functions are for the loop's thread. */
 #ifndef TOLL_DAEMON_INTAKE_H
@@ -49,8 +49,7 @@ void intake_stop(struct intake *intake, void (*stopped)(void *context));
 /* Takes a renewed journal into use: `renew` is called when no sync is under way. */
 void intake_renew(struct intake *intake, void (*renew)(void *context));
 
-/* The door: while the quarantine has so many rows (the metric quarantine_rows, and what is known to be on its way there), a datagram with a frame
- * that does not decode is refused whole, neither journaled nor acknowledged, unless all of its numbers have been journaled before. */
+/* Above so many rows the door is closed to what would be quarantined: see door.h. */
 void intake_set_quarantine_limit(struct intake *intake, uint64_t rows);
 
 /* Not reading: -ENOSPC, the journal has no space; -EAGAIN, out of memory, for a moment. 0: reading. */

@@ -28,7 +28,8 @@ sink_log: sink session proto
 sink_postgres: pg migrate batch sink session proto
 apply: journal datagram session streams sink proto
 writer: apply journal sink
-intake: closer listener datagram journal ackpage streams proto
+door: datagram listener ackpage streams proto
+intake: door closer listener datagram journal ackpage streams proto
 pipeline: intake writer journal sink
 alarm:
 watch: alarm intake streams writer journal
