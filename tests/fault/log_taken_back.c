@@ -57,22 +57,19 @@ static void check_ahead(const struct tape *tape, const struct fakedisk *disk, in
     fake_db_done(&db);
 }
 
+static void check_ahead_in_all_kinds(const struct tape *tape, struct fakedisk *disk, int moment, size_t at,
+                                     void *context)
+{
+    uint64_t *random = context;
+
+    check_ahead(tape, disk, moment, at, FAKEDISK_DROP, 0);
+    check_ahead(tape, disk, moment, at, FAKEDISK_TEAR, fakedisk_next(random));
+    check_ahead(tape, disk, moment, at, FAKEDISK_REORDER, fakedisk_next(random));
+}
+
 static void tell_ahead(const struct tape *tape, uint64_t *random)
 {
-    struct fakedisk *disk = fakedisk_new();
-    size_t done = 0;
-
-    for (int moment = 0; moment < tape->count; moment++) {
-        size_t last = moment + 1 < tape->count ? tape->moments[moment + 1].at : tape->log->count;
-        for (size_t at = tape->moments[moment].at; at <= last; at++) {
-            fakedisk_replay(disk, tape->log, done, at, SIZE_MAX);
-            done = at;
-            check_ahead(tape, disk, moment, at, FAKEDISK_DROP, 0);
-            check_ahead(tape, disk, moment, at, FAKEDISK_TEAR, fakedisk_next(random));
-            check_ahead(tape, disk, moment, at, FAKEDISK_REORDER, fakedisk_next(random));
-        }
-    }
-    fakedisk_free(disk);
+    tape_walk(tape, check_ahead_in_all_kinds, random);
 }
 
 /* The new run. */

@@ -111,21 +111,23 @@ static void check_kinds(const struct tape *tape, const struct fakedisk *disk, st
     }
 }
 
-/* Every prefix: of the disk's log, and of what was seen outside. */
+struct telling {
+    int story;
+    unsigned seeds;
+};
+
+static void check_prefix(const struct tape *tape, struct fakedisk *disk, int moment, size_t at, void *context)
+{
+    const struct telling *telling = context;
+
+    check_kinds(tape, disk, (struct cut){.story = telling->story, .moment = moment, .at = at}, telling->seeds);
+}
+
 static void check_story(const struct tape *tape, int story, unsigned seeds)
 {
-    struct fakedisk *disk = fakedisk_new();
-    size_t done = 0;
+    struct telling telling = {.story = story, .seeds = seeds};
 
-    for (int moment = 0; moment < tape->count; moment++) {
-        size_t last = moment + 1 < tape->count ? tape->moments[moment + 1].at : tape->log->count;
-        for (size_t at = tape->moments[moment].at; at <= last; at++) {
-            fakedisk_replay(disk, tape->log, done, at, SIZE_MAX);
-            done = at;
-            check_kinds(tape, disk, (struct cut){.story = story, .moment = moment, .at = at}, seeds);
-        }
-    }
-    fakedisk_free(disk);
+    tape_walk(tape, check_prefix, &telling);
 }
 
 static void check_one(const struct tape *tape, const struct cut *cut)

@@ -248,6 +248,26 @@ static inline int tape_moment_at(const struct tape *tape, size_t at)
     return moment;
 }
 
+/* Calls `visit` for every prefix: of the disk's log, and of what had been seen outside by then. `disk` is what the prefix makes. */
+static inline void tape_walk(const struct tape *tape,
+                             void (*visit)(const struct tape *tape, struct fakedisk *disk, int moment, size_t at,
+                                           void *context),
+                             void *context)
+{
+    struct fakedisk *disk = fakedisk_new();
+    size_t done = 0;
+
+    for (int moment = 0; moment < tape->count; moment++) {
+        size_t last = moment + 1 < tape->count ? tape->moments[moment + 1].at : tape->log->count;
+        for (size_t at = tape->moments[moment].at; at <= last; at++) {
+            fakedisk_replay(disk, tape->log, done, at, SIZE_MAX);
+            done = at;
+            visit(tape, disk, moment, at, context);
+        }
+    }
+    fakedisk_free(disk);
+}
+
 static inline void tape_done(struct tape *tape)
 {
     host_gone(&tape->host);
