@@ -20,7 +20,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 
-from harness import SLOWNESS, Cluster, Daemon, Database, migrate, tail  # noqa: E402
+from harness import SLOWNESS, Cluster, Daemon, Database, make_dir, migrate, remove_dir, tail  # noqa: E402
+from outage import Outage  # noqa: E402
 
 LIMIT_SECONDS = 120
 
@@ -92,6 +93,28 @@ def daemon_factory() -> Iterator[Callable[..., Daemon]]:
 def daemon(daemon_factory: Callable[..., Daemon], db: Database) -> Daemon:
     """The usual case: one started daemon on a fresh database."""
     return daemon_factory(db.dsn).start()
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory that goes away again."""
+    made = make_dir("s")
+    yield made
+    remove_dir(made)
+
+
+@pytest.fixture
+def records(scratch: Path) -> Path:
+    """For Sim's --record and oracle.read_records()."""
+    return scratch / "sent"
+
+
+@pytest.fixture
+def outage(db: Database) -> Iterator[Outage]:
+    """To begin and end as the test likes."""
+    made = Outage(db)
+    yield made
+    made.end()
 
 
 @pytest.fixture

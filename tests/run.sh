@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs every test that is built in $BUILD: the unit tests, then the integration tests against a real daemon and a real
 # PostgreSQL, then the fault tests. `make test` and `make check` call it. T=pattern runs only the tests whose name matches,
-# TESTS="unit fault" only these kinds. TOLL_JOBS tests of a real daemon run at a time: they wait more than they work.
+# TESTS="unit fault" only these kinds; TOLL_PYTEST has more words for pytest (--pdb). TOLL_JOBS tests of a real daemon
+# run at a time: they wait more than they work.
 #
 # The last line is the count, "N passed, N failed"; the exit status is 0 only when something ran and nothing failed. A
 # skipped test counts as failed (one that needs root is listed instead), and so does a sanitizer's report in any process

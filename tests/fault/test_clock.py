@@ -18,7 +18,7 @@ import pytest
 import fault
 import journalfiles
 import oracle
-from harness import BUILD, Daemon, Database, Sim, StreamSender, frames, make_dir, remove_dir, run, wait_until
+from harness import BUILD, Daemon, Database, Sim, StreamSender, frames, run, wait_until
 from outage import Outage
 
 HOUR, DAY = 3600, 86400
@@ -56,28 +56,12 @@ class WallClock:
 
 
 @pytest.fixture
-def make_clock() -> Iterator[Callable[[str], WallClock]]:
-    made = make_dir("c")
-    yield lambda name: WallClock(made / name)
-    remove_dir(made)
+def make_clock(scratch: Path) -> Iterator[Callable[[str], WallClock]]:
+    yield lambda name: WallClock(scratch / name)
     for each in Path("/dev/shm").glob("*faketime_*"):  # libfaketime's, which a process that is killed leaves behind
         pid = each.name.rsplit("_", 1)[-1]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             each.unlink(missing_ok=True)
-
-
-@pytest.fixture
-def records() -> Iterator[Path]:
-    made = make_dir("r")
-    yield made / "sent"
-    remove_dir(made)
-
-
-@pytest.fixture
-def outage(db: Database) -> Iterator[Outage]:
-    made = Outage(db)
-    yield made
-    made.end()
 
 
 MakeClock = Callable[[str], WallClock]
@@ -160,9 +144,12 @@ def test_idle_sessions(daemon_factory: Factory, db: Database, make_clock: MakeCl
             goes_on(random.uniform(1.1, 2))
         assert db.value("SELECT count(*) FROM billing_sessions WHERE session_id = %s AND ended_at IS NOT NULL", str(live)) == 0
         began = time.monotonic()
-        while db.value("SELECT count(*) FROM billing_sessions WHERE finish_reason = 'orphaned'") < len(idle):
-            assert time.monotonic() < began + 40, "idle sessions are not closed"
+
+        def all_closed() -> bool:
             goes_on(0.5)
+            return db.value("SELECT count(*) FROM billing_sessions WHERE finish_reason = 'orphaned'") >= len(idle)
+
+        wait_until(all_closed, 40, "idle sessions to be closed")
         closed = time.monotonic() - began
         worker.send(*ledger.of(frames.session_end(live, ended_at=frames.now_us())))
         worker.wait_acked()

@@ -12,13 +12,11 @@ import signal
 import time
 import uuid
 from pathlib import Path
-from typing import Callable, Iterator
-
-import pytest
+from typing import Callable
 
 import fault
 import oracle
-from harness import Daemon, Database, StreamSender, frames, make_dir, remove_dir
+from harness import Daemon, Database, StreamSender, frames
 from outage import Outage
 
 CONFIG = {"journal.segment_bytes": 131072, "journal.min_free_bytes": 0, "database.retry_max": "200ms", "batch.age": "10ms"}
@@ -28,20 +26,6 @@ AS_MACHINE = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mou
 MOUNTED = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"']
 
 Factory = Callable[..., Daemon]
-
-
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    made = make_dir("m")
-    yield made
-    remove_dir(made)
-
-
-@pytest.fixture
-def outage(db: Database) -> Iterator[Outage]:
-    made = Outage(db)
-    yield made
-    made.end()
 
 
 def journal_uuid(daemon: Daemon) -> uuid.UUID:

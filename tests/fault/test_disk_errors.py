@@ -12,14 +12,14 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable
 from uuid import UUID
 
 import pytest
 
 import fault
 import oracle
-from harness import SLOWNESS, Daemon, Database, StreamSender, frames, make_dir, remove_dir, wait_until
+from harness import SLOWNESS, Daemon, Database, StreamSender, frames, wait_until
 
 EXIT_JOURNAL = 74
 CONFIG = {"journal.segment_bytes": 131072, "journal.min_free_bytes": 0, "journal.retention": "0s", "batch.age": "10ms",
@@ -33,13 +33,6 @@ CALLS = {"fdatasync": ("EIO", "ENOSPC"), "pwrite64": ("EIO", "ENOSPC"), "fsync":
 HEAL = ("fdatasync", "pwrite64", "fsync", "fallocate", "unlinkat")
 
 Factory = Callable[..., Daemon]
-
-
-@pytest.fixture
-def traces() -> Iterator[Path]:
-    made = make_dir("t")
-    yield made
-    remove_dir(made)
 
 
 class Disk:
@@ -192,10 +185,10 @@ class Sweep:
 
 
 @pytest.mark.limit(1200)
-def test_errors(daemon_factory: Factory, db: Database, traces: Path) -> None:
+def test_errors(daemon_factory: Factory, db: Database, scratch: Path) -> None:
     """Short: a sample by the seed. Long: each call, once and for good, from the first until a run sees no failure."""
     random = fault.rng("disk errors")
-    sweep = Sweep(daemon_factory, db, traces)
+    sweep = Sweep(daemon_factory, db, scratch)
     if fault.LONG:
         for call, errors in CALLS.items():
             for forever in (False, True):
@@ -208,11 +201,11 @@ def test_errors(daemon_factory: Factory, db: Database, traces: Path) -> None:
     sweep.conclude("disk_errors")
 
 
-def test_slow_disk(daemon_factory: Factory, db: Database, traces: Path) -> None:
+def test_slow_disk(daemon_factory: Factory, db: Database, scratch: Path) -> None:
     """Syncs and writes that take their time: acks come late, and nothing else changes."""
     random = fault.rng("slow disk")
     ledger, daemon = oracle.Ledger(), daemon_factory(db.dsn, config=CONFIG)
-    disk, waits, delay_ms = Disk(daemon, traces / "slow"), [], random.randrange(100, fault.choose(250, 600))
+    disk, waits, delay_ms = Disk(daemon, scratch / "slow"), [], random.randrange(100, fault.choose(250, 600))
     disk.spoil(f"fdatasync:delay_enter={delay_ms}ms")
     daemon.start(ready_seconds=30)
     with StreamSender(daemon.socket) as worker:

@@ -14,7 +14,7 @@ import pytest
 
 import fault
 import oracle
-from harness import Daemon, Database, Sim, StreamSender, frames, make_dir, remove_dir, wait_until
+from harness import Daemon, Database, Sim, StreamSender, frames, wait_until
 from outage import Outage
 from smalldisk import SmallDisk
 
@@ -43,26 +43,10 @@ def disk(make_disk: MakeDisk) -> SmallDisk:
     return make_disk("16m")
 
 
-@pytest.fixture
-def records() -> Iterator[Path]:
-    made = make_dir("r")
-    yield made / "sent"
-    remove_dir(made)
-
-
 def on_disk(daemon_factory: Factory, db: Database, disk: SmallDisk, name: str = "state", **more: Any) -> Daemon:
     daemon = daemon_factory(db.dsn, config=CONFIG, **more)
     daemon.state = disk.path / name
     return daemon
-
-
-@pytest.fixture
-def outage(db: Database) -> Iterator[Outage]:
-    """Has begun; the test ends it."""
-    made = Outage(db)
-    made.begin()
-    yield made
-    made.end()
 
 
 def paused(daemon: Daemon) -> bool:
@@ -111,6 +95,7 @@ def conclude(name: str, db: Database, daemon: Daemon, report: dict[str, Any], re
 
 def test_until_the_database_is_back(daemon_factory: Factory, db: Database, outage: Outage, disk: SmallDisk, records: Path) -> None:
     """PostgreSQL is away from before the first start, and the journal takes the disk, all but what the small files then need."""
+    outage.begin()
     random = fault.rng("disk full")
     daemon = on_disk(daemon_factory, db, disk).start()
     disk.fill(leave=fault.choose(random.randrange(8, 16), 58) * SEGMENT + random.randrange(3) * PAGE)
@@ -127,6 +112,7 @@ def test_until_the_database_is_back(daemon_factory: Factory, db: Database, outag
 
 def test_until_somebody_deletes_a_file(daemon_factory: Factory, db: Database, outage: Outage, disk: SmallDisk, records: Path) -> None:
     """Somebody else's file was what filled it. Intake goes on though PostgreSQL is still away."""
+    outage.begin()
     random = fault.rng("ballast")
     daemon = on_disk(daemon_factory, db, disk).start()
     with play(daemon, records, 4000, fault.choose(3, 8)) as sim:
@@ -146,6 +132,7 @@ def test_until_somebody_deletes_a_file(daemon_factory: Factory, db: Database, ou
 
 def test_killed_while_full(daemon_factory: Factory, db: Database, outage: Outage, disk: SmallDisk, records: Path) -> None:
     """And started again on the full disk, which leaves it no room for a file of its own."""
+    outage.begin()
     random = fault.rng("killed while full")
     daemon = on_disk(daemon_factory, db, disk, activated=True).start()
     kills = fault.choose(3, 25)
@@ -194,6 +181,7 @@ def test_full_from_the_very_first_start(daemon_factory: Factory, db: Database, d
 
 def test_no_room_for_the_small_files(daemon_factory: Factory, db: Database, outage: Outage, disk: SmallDisk) -> None:
     """The disk is full to the page just when tolld wants to note something: that the database knows the journal, that a run has begun."""
+    outage.begin()
     random = fault.rng("small files")
     ledger, acknowledged, daemons = oracle.Ledger(), {}, []
     rounds = 0

@@ -20,7 +20,7 @@ import pytest
 
 import fault
 import oracle
-from harness import BUILD, SLOWNESS, Cluster, Daemon, Database, StreamSender, frames, make_dir, remove_dir, wait_until
+from harness import BUILD, SLOWNESS, Cluster, Daemon, Database, StreamSender, frames, wait_until
 
 __test__ = SLOWNESS == 1  # see above: not collected under a sanitizer
 
@@ -72,12 +72,10 @@ class Memory:
 
 
 @pytest.fixture
-def memory() -> Iterator[Memory]:
-    directory = make_dir("m")
-    made = Memory(directory / "failmalloc")
+def memory(scratch: Path) -> Iterator[Memory]:
+    made = Memory(scratch / "failmalloc")
     yield made
     made.close()
-    remove_dir(directory)
 
 
 def preload(daemon: Daemon, memory: Memory | None) -> None:

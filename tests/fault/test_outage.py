@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 from uuid import UUID
 
 import pytest
@@ -16,7 +16,7 @@ import pytest
 import fault
 import oracle
 from caller import Caller
-from harness import SLOWNESS, Cluster, Daemon, Database, Sim, frames, make_dir, migrate, remove_dir, wait_until
+from harness import SLOWNESS, Cluster, Daemon, Database, Sim, frames, migrate, wait_until
 
 Factory = Callable[..., Daemon]
 LIVE_FRAMES = int(fault.choose(20_000, 200_000) / SLOWNESS)  # to measure the live rate
@@ -25,13 +25,6 @@ KILLS = fault.choose(2, 8)                                   # of the daemon, du
 FRAMES_PER_CALL = 40                                         # tollsim's, on average
 RATE_WHILE_DRAINING = int(400 / SLOWNESS)
 IDLE_SECONDS = 2                                             # sessions.idle_timeout
-
-
-@pytest.fixture
-def records() -> Iterator[Path]:
-    directory = make_dir("r")
-    yield directory
-    remove_dir(directory)
 
 
 class Workers:
@@ -157,13 +150,13 @@ def outage(workers: Workers, daemon: Daemon, chance: random.Random) -> dict[str,
 
 
 @pytest.mark.limit(fault.choose(180, 900))
-def test_outage(own_cluster: Cluster, daemon_factory: Factory, records: Path) -> None:
+def test_outage(own_cluster: Cluster, daemon_factory: Factory, scratch: Path) -> None:
     chance = fault.rng("outage")
     database = own_cluster.create_database()
     migrate(database.dsn)
     config = {"database.retry_max": "200ms", "sessions.idle_timeout": f"{IDLE_SECONDS}s", "journal.segment_bytes": "4M"}
     daemon = daemon_factory(database.dsn, config=config, activated=True).start()
-    workers, heart, abandoned = Workers(daemon, chance, records), Heart(daemon.socket), Abandoned(daemon.socket)
+    workers, heart, abandoned = Workers(daemon, chance, scratch), Heart(daemon.socket), Abandoned(daemon.socket)
     try:
         live = live_rate(workers, daemon)
         with workers.play(2000) as sim:  # in whose middle it happens
@@ -187,7 +180,7 @@ def test_outage(own_cluster: Cluster, daemon_factory: Factory, records: Path) ->
         fault.settle(daemon)
     finally:
         heart.give_up()
-    sent, summaries = oracle.read_records(records / "play")
+    sent, summaries = oracle.read_records(scratch / "play")
     told = {UUID(each["stream_id"]).bytes: each["acked"] for each in summaries} | heart.caller.acknowledged | abandoned.caller.acknowledged
     everything = sent + heart.caller.records + abandoned.caller.records
     fault.report("outage", fault.judge(database, everything, [daemon], acknowledged=told), frames=len(everything), seconds_away=away, **costs,
