@@ -7,6 +7,9 @@
 
 enum { REFUSED_IN_A_ROW = 20 };
 
+/* Frames that are built at a time: the lock is held so long, and so much goes to the sink at once. */
+enum { PUSH_FRAMES = 256 };
+
 static int64_t clamp_time(const struct apply *apply, int64_t given_us, int64_t received_us, int64_t *ret_reported_us)
 {
     int64_t clamped = given_us;
@@ -71,17 +74,23 @@ static int build(struct apply *apply, struct session_table *sessions, size_t fir
 
 static int try_pieces(struct apply *apply, struct session_table *sessions, size_t first, size_t end, bool careful)
 {
+    const struct sink_ops *ops = apply->sink->ops;
     struct session_change *const *changes;
-    size_t count;
-    int r = apply->sink->ops->attempt(apply->sink, careful);
+    size_t count, next;
+    int r = ops->attempt(apply->sink, careful);
 
+    for (; r == 0 && first < end; first = next) {
+        next = end - first < PUSH_FRAMES ? end : first + PUSH_FRAMES;
+        pthread_mutex_lock(&apply->lock);
+        r = build(apply, sessions, first, next);
+        pthread_mutex_unlock(&apply->lock);
+        if (r == 0 && ops->push)
+            r = ops->push(apply->sink);
+    }
     if (r < 0)
         return r;
-    pthread_mutex_lock(&apply->lock);
-    r = build(apply, sessions, first, end);
-    pthread_mutex_unlock(&apply->lock);
     changes = session_changes(sessions, &count);
-    return r < 0 ? r : apply->sink->ops->store(apply->sink, changes, count);
+    return ops->store(apply->sink, changes, count);
 }
 
 static size_t count_new(const struct apply *apply, size_t first, size_t end)

@@ -55,6 +55,11 @@ void copy_begin(struct copy_buffer *buf)
     put(buf, "PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0", 19); /* signature, flags, length of the header's extension */
 }
 
+void copy_drain(struct copy_buffer *buf)
+{
+    buf->size = 0;
+}
+
 void copy_end(struct copy_buffer *buf)
 {
     put16(buf, UINT16_MAX);

@@ -18,6 +18,7 @@ struct copy_buffer {
 };
 
 void copy_begin(struct copy_buffer *buf); /* keeps the memory of the last use; writes the header */
+void copy_drain(struct copy_buffer *buf); /* forgets the bytes, which were sent, but not how many rows there were */
 void copy_end(struct copy_buffer *buf);   /* writes the trailer */
 void copy_done(struct copy_buffer *buf);  /* frees */
 

@@ -188,18 +188,10 @@ static PGresult *begin_copy(struct pg *pg, const char *sql)
     return PQgetResult(pg->conn);
 }
 
-int pg_copy(struct pg *pg, const char *sql, const struct copy_buffer *buf)
+int pg_copy_begin(struct pg *pg, const char *sql)
 {
-    enum {
-        CHUNK = 8192
-    }; /* as psql does: with 1 MiB the server took 8.6 to 9.6 µs a row, with this 6.2 to 7.3 (its caches) */
-    PGresult *result, *next;
-    bool sent = true;
-    int r;
+    PGresult *result = begin_copy(pg, sql);
 
-    if (buf->failed)
-        return -ENOMEM;
-    result = begin_copy(pg, sql);
     if (!pg->conn) {
         snprintf(pg->error, sizeof(pg->error), "the server's answer never came whole: is this process out of memory?");
         pg->sqlstate[0] = '\0';
@@ -208,9 +200,32 @@ int pg_copy(struct pg *pg, const char *sql, const struct copy_buffer *buf)
     if (PQresultStatus(result) != PGRES_COPY_IN)
         return fail(pg, result);
     PQclear(result);
-    for (size_t pos = 0; sent && pos < buf->size; pos += CHUNK)
-        sent = PQputCopyData(pg->conn, buf->data + pos, (int)(buf->size - pos < CHUNK ? buf->size - pos : CHUNK)) == 1;
-    if (!sent || PQputCopyEnd(pg->conn, NULL) != 1)
+    return 0;
+}
+
+int pg_copy_send(struct pg *pg, const struct copy_buffer *buf)
+{
+    /* As psql does. The server reads a message as a whole before it looks at it: with messages of 1 MiB it took 8.6 to 9.6 µs a row, with this
+     * 6.2 to 7.3, for they stay in its caches. */
+    enum { MESSAGE_BYTES = 8192 };
+
+    if (buf->failed)
+        return -ENOMEM;
+    for (size_t pos = 0; pos < buf->size; pos += MESSAGE_BYTES) {
+        size_t left = buf->size - pos;
+
+        if (PQputCopyData(pg->conn, buf->data + pos, (int)(left < MESSAGE_BYTES ? left : MESSAGE_BYTES)) != 1)
+            return fail(pg, NULL);
+    }
+    return 0;
+}
+
+int pg_copy_end(struct pg *pg)
+{
+    PGresult *result, *next;
+    int r;
+
+    if (PQputCopyEnd(pg->conn, NULL) != 1)
         return fail(pg, NULL);
     result = PQgetResult(pg->conn);
     r = check(pg, result);
@@ -219,6 +234,15 @@ int pg_copy(struct pg *pg, const char *sql, const struct copy_buffer *buf)
     while ((next = PQgetResult(pg->conn)))
         PQclear(next);
     return r;
+}
+
+int pg_copy(struct pg *pg, const char *sql, const struct copy_buffer *buf)
+{
+    int r = buf->failed ? -ENOMEM : pg_copy_begin(pg, sql);
+
+    if (r == 0)
+        r = pg_copy_send(pg, buf);
+    return r < 0 ? r : pg_copy_end(pg);
 }
 
 static void append(struct pg_array *array, const char *text, size_t size)

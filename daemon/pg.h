@@ -34,6 +34,11 @@ int pg_run(struct pg *pg, int64_t *ret_rows, const char *sql, int count, const c
     __attribute__((warn_unused_result));
 /* COPY … FROM STDIN (FORMAT binary) with bytes that copy_begin() … copy_end() made. */
 int pg_copy(struct pg *pg, const char *sql, const struct copy_buffer *buf) __attribute__((warn_unused_result));
+/* The same in pieces. Sending may block for as long as the server does not read. What the server says of the rows is known at the end; after
+ * a failure there is only ROLLBACK, with which libpq also ends a COPY that is still open. */
+int pg_copy_begin(struct pg *pg, const char *sql) __attribute__((warn_unused_result));
+int pg_copy_send(struct pg *pg, const struct copy_buffer *buf) __attribute__((warn_unused_result));
+int pg_copy_end(struct pg *pg) __attribute__((warn_unused_result));
 
 /* What an SQLSTATE means: -EAGAIN (connection, resources, locks), -ENOTRECOVERABLE (schema, privileges), -EINVAL (the data). */
 int pg_classify(const char *sqlstate);

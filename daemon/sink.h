@@ -1,7 +1,7 @@
 /* What a sink is: the place where batches of frames end. PostgreSQL (sink_postgres) and the log (sink_log) ship.
  *
  * The writer drives it, on one thread, in this order:
- *   open · { begin · load_streams · { attempt · add … · store · settle } … · finish · commit } …
+ *   open · { begin · load_streams · { attempt · { add … · push } … · store · settle } … · finish · commit } …
  * and may call abort at any point, which forgets all since begin. Calls may block for as long as the sink's server does.
  *
  * Results are 0 or one of
@@ -108,6 +108,9 @@ struct sink_ops {
     /* Begins an attempt at some frames; careful: one that may fail without losing the batch. */
     int (*attempt)(struct sink *sink, bool careful);
     int (*add)(struct sink *sink, const struct sink_row *row);
+    /* Now and then between adds: the rows so far may go on their way, so that the server works while the next ones are built. Unlike add it may
+     * block. NULL: this sink has nothing to gain from it. */
+    int (*push)(struct sink *sink);
     /* Stores the attempt's sessions and rows, sessions in order of their id; sets what the sink sets in each change. */
     int (*store)(struct sink *sink, struct session_change *const *changes, size_t count);
     /* Ends a careful attempt: keeps or undoes it. */

@@ -5,6 +5,7 @@
 #include "daemon/migrate.h"
 #include "daemon/pg.h"
 #include "daemon/pg_rows.h"
+#include "daemon/pg_send.h"
 #include "daemon/pg_sessions.h"
 #include "daemon/pg_streams.h"
 #include "daemon/version.h"
@@ -31,7 +32,8 @@ struct sink_postgres {
     struct sink_claim claim;
     int64_t batch_id;
     bool careful, tried; /* in this transaction */
-    struct copy_buffer events, transcripts, gaps, quarantine;
+    struct pg_send rows;
+    struct copy_buffer quarantine;
     struct pg_sessions sessions;
     char error[768];
 };
@@ -251,9 +253,7 @@ static int op_attempt(struct sink *sink, bool careful)
 {
     struct sink_postgres *s = self(sink);
 
-    copy_begin(&s->events);
-    copy_begin(&s->transcripts);
-    copy_begin(&s->gaps);
+    pg_send_begin(&s->rows, s->may_bypass, careful);
     s->careful = careful;
     return careful ? failed(s, "setting a savepoint", pg_exec(&s->pg, "SAVEPOINT attempt")) : 0;
 }
@@ -262,78 +262,29 @@ static int op_add(struct sink *sink, const struct sink_row *row)
 {
     struct sink_postgres *s = self(sink);
 
-    switch (row->frame->type) {
-    case TOLL_FRAME_TRANSCRIPT:
-        pg_row_transcript(&s->transcripts, row, s->batch_id);
-        break;
-    case TOLL_FRAME_GAP:
-        pg_row_gap(&s->gaps, row, s->batch_id);
-        break;
-    default:
-        pg_row_event(&s->events, row, s->batch_id);
-        break;
-    }
+    pg_send_add(&s->rows, row, s->batch_id);
     return 0;
 }
 
-/* Whether a user has put a trigger on the tables we COPY into, partitions included; replica mode would silence it. (None can appear
- * before the transaction ends: the tables are locked.) */
-static int user_triggers(struct sink_postgres *s, bool *ret)
+static int op_push(struct sink *sink)
 {
-    PGresult *result;
-    int r = pg_query(
-        &s->pg, &result,
-        "SELECT EXISTS (SELECT FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'R') AND tgrelid IN ("
-        "SELECT relid FROM pg_partition_tree('public.billing_events') UNION ALL "
-        "SELECT relid FROM pg_partition_tree('public.session_transcripts')))",
-        0, NULL);
+    struct sink_postgres *s = self(sink);
 
-    if (r != 0)
-        return r;
-    *ret = PQgetvalue(result, 0, 0)[0] == 't';
-    PQclear(result);
-    return 0;
-}
-
-static int copy_rows(struct sink_postgres *s, const char *sql, struct copy_buffer *buf)
-{
-    if (buf->rows == 0)
-        return 0;
-    copy_end(buf);
-    return pg_copy(&s->pg, sql, buf);
-}
-
-/* Every session that these rows name is inserted or locked by now, so their foreign keys hold and need no trigger each. */
-static int store_rows(struct sink_postgres *s)
-{
-    bool bypass = s->may_bypass && s->events.rows + s->transcripts.rows > 0, triggers = false;
-    int r = 0;
-
-    if (bypass)
-        r = user_triggers(s, &triggers);
-    bypass = bypass && !triggers;
-    if (r == 0 && bypass)
-        r = pg_exec(&s->pg, "SET LOCAL session_replication_role = replica");
-    if (r == 0)
-        r = copy_rows(s, PG_COPY_EVENTS, &s->events);
-    if (r == 0)
-        r = copy_rows(s, PG_COPY_TRANSCRIPTS, &s->transcripts);
-    if (r == 0 && bypass)
-        r = pg_exec(&s->pg, "SET LOCAL session_replication_role = origin");
-    if (r == 0)
-        r = copy_rows(s, PG_COPY_GAPS, &s->gaps);
-    return r;
+    return failed(s, "storing rows", pg_send_early(&s->rows, &s->pg));
 }
 
 static int op_store(struct sink *sink, struct session_change *const *changes, size_t count)
 {
     struct sink_postgres *s = self(sink);
-    int r = pg_sessions_claim(&s->sessions, &s->pg, s->journal, s->writer, s->tried, changes, count);
+    int r = pg_send_before_sessions(&s->rows, &s->pg);
 
+    if (r < 0)
+        return failed(s, "storing rows", r);
+    r = pg_sessions_claim(&s->sessions, &s->pg, s->journal, s->writer, s->tried, changes, count);
     s->tried = true;
     if (r < 0)
         return failed(s, "storing sessions", r);
-    r = store_rows(s);
+    r = pg_send_after_sessions(&s->rows, &s->pg);
     if (r < 0)
         return failed(s, "storing rows", r);
     r = pg_sessions_settle(&s->sessions, &s->pg, s->journal, s->writer, changes, count);
@@ -356,7 +307,7 @@ static int store_quarantine(struct sink_postgres *s, const struct sink_batch *ba
     copy_begin(&s->quarantine);
     for (size_t i = 0; i < batch->refused_count; i++)
         pg_row_quarantine(&s->quarantine, &batch->refused[i], s->journal_id, s->batch_id);
-    return copy_rows(s, PG_COPY_QUARANTINE, &s->quarantine);
+    return pg_send_copy(&s->pg, PG_COPY_QUARANTINE, &s->quarantine);
 }
 
 static int store_batch(struct sink_postgres *s, const struct sink_batch *batch, uint64_t from, uint64_t to)
@@ -499,9 +450,7 @@ static void op_free(struct sink *sink)
     struct sink_postgres *s = self(sink);
 
     pg_disconnect(&s->pg);
-    copy_done(&s->events);
-    copy_done(&s->transcripts);
-    copy_done(&s->gaps);
+    pg_send_done(&s->rows);
     copy_done(&s->quarantine);
     pg_sessions_done(&s->sessions);
     free(s->url);
@@ -516,6 +465,7 @@ static const struct sink_ops ops = {
     .load_streams = op_load_streams,
     .attempt = op_attempt,
     .add = op_add,
+    .push = op_push,
     .store = op_store,
     .settle = op_settle,
     .finish = op_finish,

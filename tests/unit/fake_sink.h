@@ -31,6 +31,7 @@ enum fake_op {
     FAKE_LOAD_STREAMS,
     FAKE_ATTEMPT,
     FAKE_ADD,
+    FAKE_PUSH,
     FAKE_STORE,
     FAKE_SETTLE,
     FAKE_FINISH,
@@ -214,6 +215,14 @@ static inline int fake_add(struct sink *sink, const struct sink_row *row)
         new->adds = (struct session_totals){0, 0, 0, 0, 0, frame->audio_duration_us, 1};
     fake_refuse(s, db->poison ? db->poison(row) : NULL);
     return 0;
+}
+
+static inline int fake_push(struct sink *sink)
+{
+    struct fake_sink *s = fake_self(sink);
+
+    assert(s->in_attempt);
+    return fake_fault(s, FAKE_PUSH);
 }
 
 /* One session's row: made, or changed by R3's rules. */
@@ -428,6 +437,7 @@ static const struct sink_ops fake_sink_ops = {
     .load_streams = fake_load_streams,
     .attempt = fake_attempt,
     .add = fake_add,
+    .push = fake_push,
     .store = fake_store,
     .settle = fake_settle,
     .finish = fake_finish,

@@ -20,6 +20,7 @@ QUIET(begin, (struct sink * sink, uint64_t from, uint64_t to), (sink, from, to))
 QUIET(load_streams, (struct sink * sink, struct sink_stream *const *streams, size_t count), (sink, streams, count))
 QUIET(attempt, (struct sink * sink, bool careful), (sink, careful))
 QUIET(add, (struct sink * sink, const struct sink_row *row), (sink, row))
+QUIET(push, (struct sink * sink), (sink))
 QUIET(store, (struct sink * sink, struct session_change *const *changes, size_t count), (sink, changes, count))
 QUIET(settle, (struct sink * sink, bool keep), (sink, keep))
 QUIET(finish, (struct sink * sink, const struct sink_batch *batch), (sink, batch))
@@ -43,6 +44,7 @@ static inline void quiet_sink_init(struct fake_sink *sink, struct fake_db *db)
     ops.load_streams = quiet_load_streams;
     ops.attempt = quiet_attempt;
     ops.add = quiet_add;
+    ops.push = quiet_push;
     ops.store = quiet_store;
     ops.settle = quiet_settle;
     ops.finish = quiet_finish;

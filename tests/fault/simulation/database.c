@@ -117,9 +117,15 @@ static int op_attempt(struct sink *sink, bool careful)
 
 static int op_add(struct sink *sink, const struct sink_row *row)
 {
-    /* Rows are sent in one go: chance strikes in store. */
+    /* Rows wait in memory: chance strikes in push and in store. */
     self(sink)->fake.fail_at = 0;
     return fake_add(sink, row);
+}
+
+static int op_push(struct sink *sink)
+{
+    enter(self(sink), FAKE_PUSH);
+    return fake_push(sink);
 }
 
 static int op_store(struct sink *sink, struct session_change *const *changes, size_t count)
@@ -210,6 +216,7 @@ static const struct sink_ops ops = {
     .load_streams = op_load_streams,
     .attempt = op_attempt,
     .add = op_add,
+    .push = op_push,
     .store = op_store,
     .settle = op_settle,
     .finish = op_finish,

@@ -1,0 +1,38 @@
+/* How a batch's events, transcripts and gaps travel: when they are COPYed, and whether foreign keys are checked row by row.
+ *
+ * Every session that they name is inserted or locked by pg_sessions_claim() in the same transaction. Where foreign keys are not checked by row, rows
+ * may come before that, and events are sent while the batch is being built (daemon/DESIGN.md, "Foreign keys", has the reasons). Results as in
+ * pg.h. */
+#ifndef TOLL_DAEMON_PG_SEND_H
+#define TOLL_DAEMON_PG_SEND_H
+
+#include "daemon/pg.h"
+#include "daemon/sink.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct pg_send {
+    struct copy_buffer events, transcripts, gaps;
+    bool may_bypass; /* this role may switch triggers off */
+    bool early;      /* and rows may come before their sessions, as far as we know */
+    bool bypassing;  /* triggers are off */
+    bool copying;    /* the COPY of events is open */
+};
+
+/* Begins an attempt. careful: one under a savepoint, in which the order is sessions first. */
+void pg_send_begin(struct pg_send *send, bool may_bypass, bool careful);
+void pg_send_done(struct pg_send *send); /* frees */
+
+void pg_send_add(struct pg_send *send, const struct sink_row *row, int64_t batch_id);
+
+/* Sends the events so far, if they may come before their sessions. May block. */
+int pg_send_early(struct pg_send *send, struct pg *pg) __attribute__((warn_unused_result));
+/* Then, before and after the sessions are claimed. */
+int pg_send_before_sessions(struct pg_send *send, struct pg *pg) __attribute__((warn_unused_result));
+int pg_send_after_sessions(struct pg_send *send, struct pg *pg) __attribute__((warn_unused_result));
+
+/* Ends a buffer that copy_begin() began and sends it, unless it has no rows. */
+int pg_send_copy(struct pg *pg, const char *sql, struct copy_buffer *buf) __attribute__((warn_unused_result));
+
+#endif
