@@ -10,49 +10,77 @@
 #define PG_TIME_MIN INT64_C(-211813488000000000)
 #define PG_TIME_END INT64_C(9223371331200000000)
 
-static void put(struct copy_buffer *buf, const void *data, size_t size)
+/* Makes room for more than there is. */
+static bool grow(struct copy_buffer *buf, size_t size)
 {
-    if (buf->capacity - buf->size < size) {
-        size_t capacity = buf->capacity ? buf->capacity : 65536;
-        char *grown;
+    size_t capacity = buf->capacity ? buf->capacity : 65536;
+    char *grown;
 
-        while (capacity - buf->size < size)
-            capacity *= 2;
-        grown = realloc(buf->data, capacity);
-        if (!grown) {
-            buf->failed = true;
-            return;
-        }
-        buf->data = grown;
-        buf->capacity = capacity;
+    while (capacity - buf->size < size)
+        capacity *= 2;
+    grown = realloc(buf->data, capacity);
+    if (!grown) {
+        buf->failed = true;
+        return false;
     }
-    memcpy(buf->data + buf->size, data, size);
+    buf->data = grown;
+    buf->capacity = capacity;
+    return true;
+}
+
+/* `size` more bytes of the buffer, to be written by the caller. NULL: out of memory. */
+static inline char *take(struct copy_buffer *buf, size_t size)
+{
+    if (buf->capacity - buf->size < size && !grow(buf, size))
+        return NULL;
     buf->size += size;
+    return buf->data + buf->size - size;
+}
+
+static inline void store16(char *at, uint16_t value)
+{
+    value = htobe16(value);
+    memcpy(at, &value, sizeof(value));
+}
+
+static inline void store32(char *at, uint32_t value)
+{
+    value = htobe32(value);
+    memcpy(at, &value, sizeof(value));
+}
+
+static inline void store64(char *at, uint64_t value)
+{
+    value = htobe64(value);
+    memcpy(at, &value, sizeof(value));
 }
 
 static void put16(struct copy_buffer *buf, uint16_t value)
 {
-    value = htobe16(value);
-    put(buf, &value, sizeof(value));
+    char *at = take(buf, sizeof(value));
+
+    if (at)
+        store16(at, value);
 }
 
 static void put32(struct copy_buffer *buf, uint32_t value)
 {
-    value = htobe32(value);
-    put(buf, &value, sizeof(value));
-}
+    char *at = take(buf, sizeof(value));
 
-static void put64(struct copy_buffer *buf, uint64_t value)
-{
-    value = htobe64(value);
-    put(buf, &value, sizeof(value));
+    if (at)
+        store32(at, value);
 }
 
 void copy_begin(struct copy_buffer *buf)
 {
+    enum { HEADER = 19 }; /* signature, flags, length of the header's extension */
+    char *at;
+
     buf->size = buf->rows = 0;
     buf->failed = false;
-    put(buf, "PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0", 19); /* signature, flags, length of the header's extension */
+    at = take(buf, HEADER);
+    if (at)
+        memcpy(at, "PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0", HEADER);
 }
 
 void copy_drain(struct copy_buffer *buf)
@@ -84,56 +112,79 @@ void copy_null(struct copy_buffer *buf)
 
 void copy_bool(struct copy_buffer *buf, bool value)
 {
-    put32(buf, 1);
-    put(buf, value ? "\1" : "\0", 1);
+    char *at = take(buf, 5);
+
+    if (!at)
+        return;
+    store32(at, 1);
+    at[4] = value;
 }
 
 void copy_int4(struct copy_buffer *buf, int32_t value)
 {
-    put32(buf, 4);
-    put32(buf, (uint32_t)value);
+    char *at = take(buf, 8);
+
+    if (at)
+        store64(at, UINT64_C(4) << 32 | (uint32_t)value);
 }
 
 void copy_int8(struct copy_buffer *buf, int64_t value)
 {
-    put32(buf, 8);
-    put64(buf, (uint64_t)value);
+    char *at = take(buf, 12);
+
+    if (!at)
+        return;
+    store32(at, 8);
+    store64(at + 4, (uint64_t)value);
 }
 
 void copy_float8(struct copy_buffer *buf, double value)
 {
-    uint64_t bits;
+    int64_t bits;
 
     memcpy(&bits, &value, sizeof(bits));
-    put32(buf, 8);
-    put64(buf, bits);
+    copy_int8(buf, bits);
 }
 
 void copy_uuid(struct copy_buffer *buf, const uint8_t uuid[static 16])
 {
-    put32(buf, 16);
-    put(buf, uuid, 16);
+    char *at = take(buf, 20);
+
+    if (!at)
+        return;
+    store32(at, 16);
+    memcpy(at + 4, uuid, 16);
 }
 
 void copy_text(struct copy_buffer *buf, const char *text, size_t size)
 {
+    char *at;
+
     if (!text) {
         copy_null(buf);
         return;
     }
-    put32(buf, (uint32_t)size);
-    put(buf, text, size);
+    at = take(buf, 4 + size);
+    if (!at)
+        return;
+    store32(at, (uint32_t)size);
+    memcpy(at + 4, text, size);
 }
 
 void copy_jsonb(struct copy_buffer *buf, const char *json, size_t size)
 {
+    char *at;
+
     if (!json) {
         copy_null(buf);
         return;
     }
-    put32(buf, (uint32_t)size + 1);
-    put(buf, "\1", 1); /* version */
-    put(buf, json, size);
+    at = take(buf, 5 + size);
+    if (!at)
+        return;
+    store32(at, (uint32_t)size + 1);
+    at[4] = 1; /* version */
+    memcpy(at + 5, json, size);
 }
 
 void copy_time(struct copy_buffer *buf, int64_t epoch_us)
