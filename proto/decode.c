@@ -25,6 +25,7 @@ struct toll_decoder {
     struct toll_json metadata, raw;
     char *mended; /* strings with U+FFFD in them */
     size_t mended_cap;
+    bool zone_used;
 };
 
 struct toll_decoder *toll_decoder_new(void)
@@ -51,7 +52,9 @@ void toll_decoder_free(struct toll_decoder *decoder)
 /* The frame being decoded. */
 struct decoding {
     struct toll_decoder *decoder;
-    size_t size; /* bytes of the frame */
+    const void *data; /* the frame's bytes */
+    size_t size;
+    bool walked; /* … are well-formed, and not nested too deep */
     struct toll_frame *frame;
     char *reason;
     size_t mended_size;               /* bytes of decoder->mended in use */
@@ -102,6 +105,13 @@ static int unpack(struct decoding *d, struct toll_reader_value *value)
 
     if (value->object.type != MSGPACK_OBJECT_MAP && value->object.type != MSGPACK_OBJECT_ARRAY)
         return 0;
+    if (!d->walked) { /* before msgpack-c believes it */
+        int r = walk_all(d->data, d->size, d->reason);
+        if (r < 0)
+            return r;
+        d->walked = true;
+    }
+    d->decoder->zone_used = true;
     switch (msgpack_unpack((const char *)value->bytes, value->size, &offset, &d->decoder->zone, &value->object)) {
     case MSGPACK_UNPACK_SUCCESS:
         return 0;
@@ -143,6 +153,9 @@ static int keep_unknown(struct decoding *d, const struct toll_reader_value *key,
                         uint32_t left)
 {
     if (!d->unknown.ptr) {
+        if ((size_t)left >= d->size) /* more pairs than bytes: not believed */
+            return -EBADMSG;
+        d->decoder->zone_used = true;
         d->unknown.ptr = msgpack_zone_malloc(&d->decoder->zone, sizeof(msgpack_object_kv) * (left + (size_t)1));
         if (!d->unknown.ptr)
             return -ENOMEM;
@@ -178,7 +191,7 @@ static int take_pairs(struct decoding *d, struct toll_reader reader)
                 return r;
         }
     }
-    return toll_pairs_check(&pairs, d->reason);
+    return toll_reader_whole(&reader) ? toll_pairs_check(&pairs, d->reason) : -EBADMSG;
 }
 
 /* --- what is kept as JSON --- */
@@ -269,32 +282,47 @@ static int keep_json(struct decoding *d)
     return r < 0 ? r : write_json(d, &d->decoder->raw, "", &merged, &d->frame->raw_json);
 }
 
-int toll_frame_decode(struct toll_decoder *decoder, const void *data, size_t size, struct toll_frame *ret,
-                      char reason[static TOLL_REASON_MAX])
+static int decode(struct decoding *d)
 {
-    struct decoding d = {.decoder = decoder, .size = size, .frame = ret, .reason = reason};
+    struct toll_decoder *decoder = d->decoder;
     struct toll_reader reader;
     msgpack_object other;
     int r;
 
-    reason[0] = '\0';
-    if ((r = walk_all(data, size, reason)) < 0)
-        return r;
-    if (!toll_reader_open(&reader, data, size, &other))
-        return toll_refuse(reason, "expected a map, got %s", toll_value_kind(&other));
-    enum toll_frame_type type = find_type(reader, reason);
+    if (!toll_reader_open(&reader, d->data, d->size, &other))
+        return toll_refuse(d->reason, "expected a map, got %s", toll_value_kind(&other));
+    enum toll_frame_type type = find_type(reader, d->reason);
     if (type == 0)
         return -EINVAL;
     if (type == TOLL_FRAME_STREAM) {
-        r = toll_envelope_decode(data, size, ret, reason);
-        return r < 0 ? r : mend(&d, &ret->client);
+        if ((r = walk_all(d->data, d->size, d->reason)) < 0)
+            return r;
+        r = toll_envelope_decode(d->data, d->size, d->frame, d->reason);
+        return r < 0 ? r : mend(d, &d->frame->client);
     }
 
-    msgpack_zone_clear(&decoder->zone);
-    toll_frame_init(ret, type);
-    if ((r = take_pairs(&d, reader)) < 0 || (r = keep_json(&d)) < 0)
+    if (decoder->zone_used)
+        msgpack_zone_clear(&decoder->zone);
+    decoder->zone_used = false;
+    toll_frame_init(d->frame, type);
+    if ((r = take_pairs(d, reader)) < 0 || (r = keep_json(d)) < 0)
         return r;
-    if (type == TOLL_FRAME_SESSION_END && !ret->finish_reason.ptr)
-        ret->finish_reason = (struct toll_str){"end", 3};
+    if (type == TOLL_FRAME_SESSION_END && !d->frame->finish_reason.ptr)
+        d->frame->finish_reason = (struct toll_str){"end", 3};
     return 0;
+}
+
+int toll_frame_decode(struct toll_decoder *decoder, const void *data, size_t size, struct toll_frame *ret,
+                      char reason[static TOLL_REASON_MAX])
+{
+    struct decoding d = {.decoder = decoder, .data = data, .size = size, .frame = ret, .reason = reason};
+
+    reason[0] = '\0';
+    int r = decode(&d);
+    if (r == 0 || r == -ENOMEM)
+        return r;
+    /* Malformed bytes, and such that are nested too deep, are refused for that, whatever else is wrong with them. */
+    int walked = walk_all(data, size, reason);
+    assert(walked < 0 || r == -EINVAL);
+    return walked < 0 ? walked : r;
 }

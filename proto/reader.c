@@ -1,7 +1,6 @@
 /* See reader.h. */
 #include "proto/reader.h"
 
-#include <assert.h>
 #include <string.h>
 
 #include "proto/bytes.h"
@@ -57,10 +56,7 @@ static size_t set_container(msgpack_object *ret, msgpack_object_type type, const
     size_t size = 0, pos = 0;
 
     *ret = (msgpack_object){.type = type};
-    int r = toll_walk_next(p, (size_t)(end - p), &pos, &container, &size);
-    assert(r == 1); /* the bytes are well-formed */
-    (void)r;
-    return size;
+    return toll_walk_next(p, (size_t)(end - p), &pos, &container, &size) == 1 ? size : 0;
 }
 
 static float float_from(uint32_t bits)
@@ -77,7 +73,9 @@ static double double_from(uint64_t bits)
     return value;
 }
 
-/* Reads the value at p, which is well-formed, and returns its size. */
+enum { HEAD_MAX = 9 }; /* bytes of the longest number, and more than of any other value's head */
+
+/* Reads the value at p, of which HEAD_MAX bytes may be read, and returns its size, which may go beyond the end; 0: it is none. */
 static size_t read_value(const uint8_t *p, const uint8_t *end, msgpack_object *ret)
 {
     uint8_t first = p[0];
@@ -147,40 +145,67 @@ static size_t read_value(const uint8_t *p, const uint8_t *end, msgpack_object *r
     case 0xc0:
         *ret = (msgpack_object){.type = MSGPACK_OBJECT_NIL};
         return 1;
+    case 0xc1:
+        return 0;
     default:
-        return set_signed(ret, (int8_t)first, 1); /* 0xe0 …: -32 … -1; well-formed bytes have no 0xc1 */
+        return set_signed(ret, (int8_t)first, 1); /* 0xe0 …: -32 … -1 */
     }
+}
+
+/* False: there is none, or not all of it. */
+static bool next_value(struct toll_reader *reader, struct toll_reader_value *ret)
+{
+    const uint8_t *p = reader->pos;
+    size_t left = (size_t)(reader->end - p), pos = 0, size;
+    const void *value;
+
+    /* So near the end a head may not be there. */
+    if (left < HEAD_MAX && toll_walk_next(p, left, &pos, &value, &size) != 1)
+        return false;
+    size = read_value(p, reader->end, &ret->object);
+    if (size == 0 || size > left)
+        return false;
+    ret->bytes = p;
+    ret->size = size;
+    reader->pos += size;
+    return true;
 }
 
 bool toll_reader_open(struct toll_reader *reader, const void *data, size_t size, msgpack_object *ret_other)
 {
-    const uint8_t *p = data, *end = p + size;
+    const uint8_t *p = data;
+    struct toll_reader_value other;
 
-    if ((p[0] & 0xf0) == 0x80)
-        *reader = (struct toll_reader){p + 1, end, p[0] & 0x0f};
-    else if (p[0] == 0xde)
-        *reader = (struct toll_reader){p + 3, end, toll_be16(p + 1)};
-    else if (p[0] == 0xdf)
-        *reader = (struct toll_reader){p + 5, end, toll_be32(p + 1)};
-    else
-        return (void)read_value(p, end, ret_other), false;
+    *reader = (struct toll_reader){.pos = p, .end = p + size};
+    if (size > 0 && (p[0] & 0xf0) == 0x80) {
+        reader->left = p[0] & 0x0f;
+        reader->pos += 1;
+    } else if (size >= 3 && p[0] == 0xde) {
+        reader->left = toll_be16(p + 1);
+        reader->pos += 3;
+    } else if (size >= 5 && p[0] == 0xdf) {
+        reader->left = toll_be32(p + 1);
+        reader->pos += 5;
+    } else if (next_value(reader, &other)) {
+        *ret_other = other.object;
+        return false;
+    } else {
+        reader->broken = true;
+    }
     return true;
-}
-
-static void next_value(struct toll_reader *reader, struct toll_reader_value *ret)
-{
-    ret->bytes = reader->pos;
-    ret->size = read_value(reader->pos, reader->end, &ret->object);
-    reader->pos += ret->size;
 }
 
 bool toll_reader_next(struct toll_reader *reader, struct toll_reader_value *ret_key,
                       struct toll_reader_value *ret_value)
 {
-    if (reader->left == 0)
+    if (reader->left == 0 || reader->broken)
         return false;
     reader->left--;
-    next_value(reader, ret_key);
-    next_value(reader, ret_value);
-    return true;
+    reader->broken = !next_value(reader, ret_key) || !next_value(reader, ret_value);
+    return !reader->broken;
+}
+
+bool toll_reader_whole(const struct toll_reader *reader)
+{
+    return !reader->broken && reader->left == 0 && reader->pos == reader->end;
 }

@@ -64,7 +64,8 @@ const char *toll_quote(const char *key, size_t size, char out[static TOLL_QUOTED
 /* --- one function for each kind; all store through `at` --- */
 
 struct taking {
-    const char *type, *key; /* for the reason */
+    enum toll_frame_type type; /* for the reason, … */
+    const char *key;           /* … and so is this */
     char *reason;
 };
 
@@ -77,7 +78,7 @@ static int __attribute__((format(printf, 2, 3))) refuse(const struct taking *t, 
     va_start(args, format);
     (void)vsnprintf(what, sizeof(what), format, args);
     va_end(args);
-    return toll_refuse(t->reason, "%s: %s: %s", t->type, t->key, what);
+    return toll_refuse(t->reason, "%s: %s: %s", toll_frame_type_name(t->type), t->key, what);
 }
 
 static int expected(const struct taking *t, const char *what, const msgpack_object *value)
@@ -240,12 +241,11 @@ static int take_quantity(const struct taking *t, const msgpack_object *value, st
 static int take_value(const struct toll_field *field, const msgpack_object *value, struct toll_frame *frame,
                       char reason[static TOLL_REASON_MAX])
 {
-    struct taking t = {.type = toll_frame_type_name(frame->type), .key = field->name};
+    const struct taking t = {.type = frame->type, .key = field->name, .reason = reason};
     void *at = (char *)frame + field->offset;
     uint64_t count = 0;
     int r = 0;
 
-    t.reason = reason;
     switch ((enum toll_kind)field->kind) {
     case TOLL_KIND_TYPE:
         break; /* known already */
@@ -296,6 +296,24 @@ static int take_value(const struct toll_field *field, const msgpack_object *valu
 
 /* --- pairs --- */
 
+/* memcmp() == 0 without a call: keys are short, and compared for every pair of every frame. */
+static inline bool same_bytes(const char *a, const char *b, size_t size)
+{
+    size_t i = 0;
+
+    for (; size - i >= 8; i += 8) {
+        uint64_t x, y;
+        memcpy(&x, a + i, 8);
+        memcpy(&y, b + i, 8);
+        if (x != y)
+            return false;
+    }
+    for (; i < size; i++)
+        if (a[i] != b[i])
+            return false;
+    return true;
+}
+
 /* The row of the frame table for a key of this type of frame, or NULL. */
 static const struct toll_field *find_field(enum toll_frame_type type, const msgpack_object_str *key, unsigned *hint)
 {
@@ -304,7 +322,7 @@ static const struct toll_field *find_field(enum toll_frame_type type, const msgp
             i = 0;
         const struct toll_field *field = &toll_fields[i];
         if (field->name_size == key->size && ((field->required | field->optional) & TOLL_TYPE_BIT(type)) &&
-            memcmp(field->name, key->ptr, key->size) == 0) {
+            same_bytes(field->name, key->ptr, key->size)) {
             *hint = i + 1;
             return field;
         }
