@@ -8,6 +8,8 @@
 #include <string.h>
 #include <uuid/uuid.h>
 
+enum { SMALL_FIRST = 6, SMALL_ROWS = 500, SMALL_BYTES = 64 * 1024 }; /* a 64th part, and not less than that */
+
 enum { ORPHANS_AT_ONCE = 10000, HOLES_MAX = 131072 /* in the streams that are cached: some MiB */ };
 
 /* How often to look at the quarantine. */
@@ -33,6 +35,22 @@ struct apply *apply_new(const struct apply_options *options, struct sink *sink, 
         return NULL;
     }
     return apply;
+}
+
+/* The first batches after a start, or after a failure, are small and grow: where the daemon, or the database, lives shorter than
+ * a full batch takes, each life gets something stored. */
+static void size_batch(struct apply *apply, unsigned small)
+{
+    const struct apply_options *options = &apply->options;
+    size_t rows = options->batch_rows >> small, bytes = options->batch_bytes >> small;
+
+    apply->small = small;
+    apply->most_rows = rows < SMALL_ROWS ? SMALL_ROWS : rows;
+    apply->most_bytes = bytes < SMALL_BYTES ? SMALL_BYTES : bytes;
+    if (apply->most_rows > options->batch_rows)
+        apply->most_rows = options->batch_rows;
+    if (apply->most_bytes > options->batch_bytes)
+        apply->most_bytes = options->batch_bytes;
 }
 
 static void forget_all(struct apply *apply, int64_t now_us)
@@ -69,6 +87,7 @@ void apply_set_options(struct apply *apply, const struct apply_options *options)
 
     apply->options = *options;
     apply->options.batch_bytes = bytes;
+    size_batch(apply, apply->small);
 }
 
 static void count_tally(struct apply *apply, const struct tally *tally)
@@ -103,6 +122,7 @@ int apply_start(struct apply *apply, struct journal_reader *reader, uint64_t lsn
     apply->reader = reader;
     apply->lsn = apply->passed = lsn;
     apply->counted_lsn = counted_lsn;
+    size_batch(apply, SMALL_FIRST);
     return 0;
 }
 
@@ -203,6 +223,8 @@ static int run_batch(struct apply *apply, int64_t now_us)
         apply->counted_lsn = apply->to;
     apply->lsn = apply->passed = apply->to;
     apply_clear_batch(apply);
+    if (apply->small > 0)
+        size_batch(apply, apply->small - 1);
     return 1;
 }
 

@@ -67,10 +67,12 @@ struct apply {
     struct known_stream *streams;
 
     uint64_t lsn, passed, counted_lsn;
-    int64_t idle_since_us;     /* nobody was idle before: memory knows nothing of it */
-    int64_t sweep_due_us;      /* when to look for live sessions that memory does not know */
-    bool careful;              /* the last try was refused: find out which frames are at fault */
-    int64_t quarantine_due_us; /* monotonic: when to ask how full it is; 0: now */
+    unsigned small; /* the next batch has a 2^small-th part of the most: 0 after some that were committed */
+    size_t most_rows, most_bytes; /* … which is this */
+    int64_t idle_since_us;        /* nobody was idle before: memory knows nothing of it */
+    int64_t sweep_due_us;         /* when to look for live sessions that memory does not know */
+    bool careful;                 /* the last try was refused: find out which frames are at fault */
+    int64_t quarantine_due_us;    /* monotonic: when to ask how full it is; 0: now */
 
     /* The batch being built. */
     char *arena; /* bytes of its datagrams */

@@ -160,13 +160,13 @@ int apply_gather(struct apply *apply)
 {
     struct journal_record record;
     /* What was refused needs company to show whether it is at fault or its table. */
-    size_t rows = apply->careful && apply->options.batch_rows < COMPANY ? COMPANY : apply->options.batch_rows;
+    size_t rows = apply->careful && apply->most_rows < COMPANY ? COMPANY : apply->most_rows;
     int r = 0;
 
     apply_clear_batch(apply);
     if (journal_reader_lsn(apply->reader) != apply->lsn)
         r = journal_reader_seek(apply->reader, apply->lsn);
-    while (r == 0 && apply->piece_count < rows && apply->arena_used < apply->options.batch_bytes &&
+    while (r == 0 && apply->piece_count < rows && apply->arena_used < apply->most_bytes &&
            apply->new_streams < NEW_STREAMS_MAX) {
         r = journal_reader_next(apply->reader, &record);
         if (r < 0)

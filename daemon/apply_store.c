@@ -7,8 +7,8 @@
 
 enum { REFUSED_IN_A_ROW = 20 };
 
-/* Frames that are built at a time: the lock is held so long, and so much goes to the sink at once. */
-enum { PUSH_FRAMES = 256 };
+/* What is built at a time: the lock is held so long, and so much goes to the sink at once. */
+enum { PUSH_FRAMES = 256, PUSH_BYTES = 128 * 1024 };
 
 static int64_t clamp_time(const struct apply *apply, int64_t given_us, int64_t received_us, int64_t *ret_reported_us)
 {
@@ -72,6 +72,16 @@ static int build(struct apply *apply, struct session_table *sessions, size_t fir
     return r;
 }
 
+/* Where the next push ends. */
+static size_t push_end(const struct apply *apply, size_t first, size_t end)
+{
+    size_t bytes = 0, i = first;
+
+    while (i < end && i - first < PUSH_FRAMES && bytes < PUSH_BYTES)
+        bytes += apply->pieces[i++].origin.size;
+    return i;
+}
+
 static int try_pieces(struct apply *apply, struct session_table *sessions, size_t first, size_t end, bool careful)
 {
     const struct sink_ops *ops = apply->sink->ops;
@@ -80,7 +90,7 @@ static int try_pieces(struct apply *apply, struct session_table *sessions, size_
     int r = ops->attempt(apply->sink, careful);
 
     for (; r == 0 && first < end; first = next) {
-        next = end - first < PUSH_FRAMES ? end : first + PUSH_FRAMES;
+        next = push_end(apply, first, end);
         pthread_mutex_lock(&apply->lock);
         r = build(apply, sessions, first, next);
         pthread_mutex_unlock(&apply->lock);

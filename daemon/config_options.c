@@ -73,8 +73,8 @@ const struct config_option config_options[] = {
     {"journal", "retention", "24h", DURATION(journal.retention_us, 0, 3650 * DAY), RELOADABLE,
      .doc = "how long committed data is kept, for a database restored from an older copy"},
 
-    {"batch", "rows", "20000", INT(batch.rows, 1, 1000000), RELOADABLE, .doc = "frames in one transaction at most"},
-    {"batch", "bytes", "4M", BYTES(batch.bytes, 64 * KB, 256 * MB),
+    {"batch", "rows", "50000", INT(batch.rows, 1, 1000000), RELOADABLE, .doc = "frames in one transaction at most"},
+    {"batch", "bytes", "8M", BYTES(batch.bytes, 64 * KB, 256 * MB),
      .doc = "bytes in one transaction at most; bounds the writer's memory"},
     {"batch", "age", "100ms", DURATION(batch.age_us, 0, 1 * MIN), RELOADABLE,
      .doc = "how long a frame may wait for company"},

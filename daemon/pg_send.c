@@ -3,6 +3,9 @@
 
 #include "daemon/pg_rows.h"
 
+/* Transcripts wait in memory while events are sent on the same connection; so much of them is enough to take turns. */
+enum { TRANSCRIPTS_MOST = 1 << 20 };
+
 void pg_send_begin(struct pg_send *send, bool may_bypass, bool careful)
 {
     copy_begin(&send->events);
@@ -87,52 +90,66 @@ static int end_bypass(struct pg_send *send, struct pg *pg)
     return pg_exec(pg, "SET LOCAL session_replication_role = origin");
 }
 
+static int copy_transcripts(struct pg_send *send, struct pg *pg)
+{
+    int r = pg_send_copy(pg, PG_COPY_TRANSCRIPTS, &send->transcripts);
+
+    copy_begin(&send->transcripts);
+    return r;
+}
+
+static int send_events(struct pg_send *send, struct pg *pg)
+{
+    int r = 0;
+
+    if (!send->copying) {
+        r = pg_copy_begin(pg, PG_COPY_EVENTS);
+        send->copying = r == 0;
+    }
+    if (r == 0)
+        r = pg_copy_send(pg, &send->events);
+    copy_drain(&send->events);
+    return r;
+}
+
+static int end_events(struct pg_send *send, struct pg *pg)
+{
+    int r;
+
+    if (!send->copying)
+        return 0;
+    copy_end(&send->events);
+    r = pg_copy_send(pg, &send->events);
+    send->copying = false;
+    copy_begin(&send->events);
+    return r < 0 ? r : pg_copy_end(pg);
+}
+
 int pg_send_early(struct pg_send *send, struct pg *pg)
 {
     int r = 0;
 
-    if (!send->early || send->events.rows == 0)
+    if (!send->early || send->events.rows + send->transcripts.rows == 0)
         return 0;
     if (!send->bypassing)
         r = begin_bypass(send, pg);
     if (r < 0 || !send->early)
         return r;
-    if (!send->copying)
-        r = pg_copy_begin(pg, PG_COPY_EVENTS);
-    if (r < 0)
+    if (send->events.rows > 0)
+        r = send_events(send, pg);
+    if (r < 0 || send->transcripts.size < TRANSCRIPTS_MOST)
         return r;
-    send->copying = true;
-    r = pg_copy_send(pg, &send->events);
-    copy_drain(&send->events);
-    return r;
-}
-
-static int copy_transcripts(struct pg_send *send, struct pg *pg)
-{
-    int r = pg_send_copy(pg, PG_COPY_TRANSCRIPTS, &send->transcripts);
-
-    send->transcripts.rows = 0;
-    return r;
-}
-
-static int end_early(struct pg_send *send, struct pg *pg)
-{
-    int r;
-
-    copy_end(&send->events);
-    r = pg_copy_send(pg, &send->events);
-    send->copying = false;
-    send->events.rows = 0;
-    return r < 0 ? r : pg_copy_end(pg);
+    r = end_events(send, pg);
+    return r < 0 ? r : copy_transcripts(send, pg);
 }
 
 int pg_send_before_sessions(struct pg_send *send, struct pg *pg)
 {
     int r = pg_send_early(send, pg);
 
-    if (r < 0 || !send->copying)
+    if (r < 0 || !send->bypassing)
         return r;
-    r = end_early(send, pg);
+    r = end_events(send, pg);
     if (r == 0)
         r = copy_transcripts(send, pg);
     return r < 0 ? r : end_bypass(send, pg); /* nothing of a user's on billing_sessions is to be silenced */

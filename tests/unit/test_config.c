@@ -69,7 +69,7 @@ START_TEST(config_defaults_are_those_documented)
     ck_assert_int_eq(config.journal.segment_bytes, 64 << 20);
     ck_assert_int_eq(config.journal.max_bytes, INT64_C(16) << 30);
     ck_assert_int_eq(config.journal.retention_us, INT64_C(86400000000));
-    ck_assert_int_eq(config.batch.rows, 20000);
+    ck_assert_int_eq(config.batch.rows, 50000);
     ck_assert_int_eq(config.batch.age_us, 100000);
     ck_assert_int_eq(config.sessions.past_tolerance_us, INT64_C(400) * 86400 * 1000000);
     ck_assert_int_eq(config.limits.streams, 65536);
@@ -275,7 +275,7 @@ START_TEST(config_help_lists_every_option)
         ck_assert_ptr_nonnull(strstr(text, config_options[i].doc));
     }
     ck_assert_ptr_nonnull(
-        strstr(text, "[batch]\n  rows = 20000\n      frames in one transaction at most; 1 to 1000000 (reloadable)\n"));
+        strstr(text, "[batch]\n  rows = 50000\n      frames in one transaction at most; 1 to 1000000 (reloadable)\n"));
     free(text);
 }
 END_TEST
