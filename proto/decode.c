@@ -26,6 +26,7 @@ struct toll_decoder {
     char *mended; /* strings with U+FFFD in them */
     size_t mended_cap;
     bool zone_used;
+    struct toll_order orders[TOLL_FRAME_STREAM + 1];
 };
 
 struct toll_decoder *toll_decoder_new(void)
@@ -168,7 +169,7 @@ static int keep_unknown(struct decoding *d, const struct toll_reader_value *key,
 
 static int take_pairs(struct decoding *d, struct toll_reader reader)
 {
-    struct toll_pairs pairs = {.frame = d->frame};
+    struct toll_pairs pairs = {.frame = d->frame, .order = &d->decoder->orders[d->frame->type]};
     struct toll_reader_value key, value;
     const struct toll_field *field;
     int r;

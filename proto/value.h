@@ -12,11 +12,18 @@
 
 #include "proto/fields.h"
 
+/* Which row of the frame table came after which (0: the first; i + 1: row i) in the last frame of a type, where keys are found in their order
+ * there or not. {0} is valid. */
+struct toll_order {
+    uint8_t next[TOLL_FIELDS + 1];
+};
+
 /* A frame whose pairs are being taken, one after the other. Begin with {.frame = …}, its type set. */
 struct toll_pairs {
     struct toll_frame *frame;
-    uint64_t seen, present; /* rows of the frame table; present: those whose value is not nil */
-    unsigned hint;          /* where to look first: keys mostly come in the table's order */
+    uint64_t seen, present;   /* rows of the frame table; present: those whose value is not nil */
+    struct toll_order *order; /* of this type, or NULL: where to look first is the table's order */
+    unsigned last;            /* 1 + the row of the last key that was found; 0: none was */
 };
 
 /* Takes one pair. Returns 0, and the row in *ret_field if the value was stored: NULL for a key that this
