@@ -75,6 +75,7 @@ void apply_free(struct apply *apply)
     toll_decoder_free(apply->decoder);
     free(apply->arena);
     free(apply->pieces);
+    free(apply->places);
     free(apply->refused);
     free(apply->stream_list);
     pthread_mutex_destroy(&apply->lock);

@@ -2,6 +2,7 @@
  *
  * apply.c        a batch as a transaction, and what comes before and after it
  * apply_read.c   records ▶ pieces ▶ pieces that were not stored before
+ * apply_order.c  in which order
  * apply_store.c  pieces ▶ sessions and rows, carefully where some are refused */
 #ifndef TOLL_DAEMON_APPLY_INTERNAL_H
 #define TOLL_DAEMON_APPLY_INTERNAL_H
@@ -34,8 +35,9 @@ struct piece {
     struct sink_origin origin;
     struct known_stream *stream; /* NULL: without an envelope */
     uint64_t seq_end;
-    bool dropped; /* a duplicate, or in quarantine: nothing to store */
-    char *broken; /* why it is no frame; NULL: it may be one */
+    uint64_t session; /* the first bytes of its id; 0: none, or not a frame */
+    bool dropped;     /* a duplicate, or in quarantine: nothing to store */
+    char *broken;     /* why it is no frame; NULL: it may be one */
 };
 
 /* Where a frame's row goes. */
@@ -79,6 +81,9 @@ struct apply {
     size_t arena_size, arena_used;
     struct piece *pieces;
     size_t piece_count, piece_capacity;
+    struct apply_place *places; /* memory for sorting: twice the capacity */
+    size_t place_capacity;
+    struct apply_place *order; /* within it: the pieces in the order in which they are built; NULL: as they came */
     struct sink_refused *refused;
     size_t refused_count, refused_capacity;
     struct sink_stream **stream_list;
@@ -106,6 +111,15 @@ int apply_drop_stored(struct apply *apply) __attribute__((warn_unused_result));
 int apply_refuse(struct apply *apply, struct piece *piece, const char *reason) __attribute__((warn_unused_result));
 /* Fills stream_list with the streams whose numbers changed in this batch. */
 int apply_list_changed(struct apply *apply, size_t *ret_count) __attribute__((warn_unused_result));
+
+/* apply_order.c: what frames are ordered by. */
+uint64_t apply_session_key(const void *data, size_t size);
+/* Puts the frames of a session together, where that pays; for the next attempt that is not careful. */
+void apply_order(struct apply *apply);
+/* The index-th piece in that order. */
+struct piece *apply_piece(const struct apply *apply, size_t index);
+/* The index-th is at work: those that follow are wanted soon. */
+void apply_fetch_piece(const struct apply *apply, size_t index);
 
 /* apply_store.c: gives what is new to the sink. -EINVAL: the data is refused. */
 int apply_store_pieces(struct apply *apply) __attribute__((warn_unused_result));

@@ -107,6 +107,7 @@ static int add_piece(struct apply *apply, const struct journal_record *record, s
                    .seq = from->seq},
         .stream = stream,
         .seq_end = from->seq_end,
+        .session = from->broken ? 0 : apply_session_key(from->data, from->size),
     };
     if (stream)
         memcpy(piece->origin.stream_id, stream->stream.id, sizeof(piece->origin.stream_id));

@@ -55,8 +55,9 @@ static int build(struct apply *apply, struct session_table *sessions, size_t fir
     int r = 0;
 
     for (size_t i = first; r == 0 && i < end; i++) {
-        struct piece *piece = &apply->pieces[i];
+        struct piece *piece = apply_piece(apply, i);
 
+        apply_fetch_piece(apply, i);
         if (piece->dropped)
             continue;
         r = toll_frame_decode(apply->decoder, piece->origin.data, piece->origin.size, &frame, reason);
@@ -78,7 +79,7 @@ static size_t push_end(const struct apply *apply, size_t first, size_t end)
     size_t bytes = 0, i = first;
 
     while (i < end && i - first < PUSH_FRAMES && bytes < PUSH_BYTES)
-        bytes += apply->pieces[i++].origin.size;
+        bytes += apply_piece(apply, i++)->origin.size;
     return i;
 }
 
@@ -207,7 +208,9 @@ int apply_store_pieces(struct apply *apply)
     int r;
 
     memset(apply->verdicts, 0, sizeof(apply->verdicts));
+    apply->order = NULL;
     if (!apply->careful) {
+        apply_order(apply);
         r = try_pieces(apply, apply->sessions, 0, apply->piece_count, false);
         count_targets(&nothing, &apply->tally, count_new(apply, 0, apply->piece_count), taken);
         for (size_t i = 0; i < TARGETS; i++)

@@ -119,6 +119,15 @@ static int parse_uuid(const char *text, uint8_t ret[static 16])
     return 0;
 }
 
+bool toll_value_uuid(const msgpack_object *value, uint8_t ret[static 16])
+{
+    if (value->type == MSGPACK_OBJECT_BIN && value->via.bin.size == 16) {
+        memcpy(ret, value->via.bin.ptr, 16);
+        return true;
+    }
+    return value->type == MSGPACK_OBJECT_STR && value->via.str.size == 36 && parse_uuid(value->via.str.ptr, ret) == 0;
+}
+
 static int take_id(const struct taking *t, const msgpack_object *value, bool text_too, uint8_t *at)
 {
     if (value->type == MSGPACK_OBJECT_BIN) {

@@ -46,6 +46,9 @@ int toll_refuse_repeated(enum toll_frame_type type, const char *where, const cha
 /* Whether a value is this string. */
 bool toll_value_is(const msgpack_object *value, const char *text);
 
+/* A UUID in either form: 16 bytes of binary data, or 8-4-4-4-12 hexadecimal digits in either case. */
+bool toll_value_uuid(const msgpack_object *value, uint8_t ret[static 16]);
+
 /* "an integer", "a string" … */
 const char *toll_value_kind(const msgpack_object *value);
 
