@@ -29,6 +29,7 @@ SUPPORT_C  := $(sort $(wildcard tests/support/*.c))
 FAULT_SRC  := $(sort $(wildcard tests/fault/*.c))
 PRELOAD_SRC := $(sort $(wildcard tests/fault/preload/*.c))
 FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+BENCH_SRC  := $(sort $(wildcard tests/bench/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 PIC = $(patsubst %.c,$(BUILD)/pic/%.o,$(CLIENT_SRC))
@@ -38,8 +39,9 @@ SUPPORT_BIN := $(patsubst tests/support/%.c,$(BUILD)/tests/support/%,$(SUPPORT_C
 FAULT_BIN  := $(patsubst tests/fault/%.c,$(BUILD)/tests/fault/%,$(FAULT_SRC)) \
               $(patsubst tests/fault/preload/%.c,$(BUILD)/tests/fault/%.so,$(PRELOAD_SRC))
 FUZZ_BIN   := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_SRC))
+BENCH_BIN  := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(BENCH_SRC))
 
-.PHONY: all deps demo test check fault bench fuzz asan tsan lint format install uninstall clean
+.PHONY: all deps demo test check fault bench bench-long fuzz asan tsan lint format install uninstall clean
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/tolld $(BUILD)/tollctl $(BUILD)/tollsim $(BUILD)/libtoll.a $(BUILD)/libtoll.so.0
@@ -91,6 +93,11 @@ $(BUILD)/tests/support/%: $(BUILD)/obj/tests/support/%.o $(BUILD)/libtoll.a $(BU
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS_DAEMON)
 
+# The benchmark's programs: workers linked with libtoll, and what it is compared with, which needs libpq.
+$(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(BUILD)/libtoll.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs libpq) -lpthread -lm
+
 # A program of the fault tests. More sources of its own stand in tests/fault/NAME/; linked before the libraries, they can
 # stand in for parts of the daemon and of the world around it. NAME.ldflags holds more flags for the linker.
 .SECONDEXPANSION:
@@ -105,7 +112,7 @@ $(BUILD)/tests/fault/%.so: tests/fault/preload/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -std=gnu11 $(WARNINGS) -g -O2 -fPIC -shared -o $@ $< -ldl
 
-tests-build: all $(UNIT_BIN) $(SUPPORT_BIN) $(FAULT_BIN)
+tests-build: all $(UNIT_BIN) $(SUPPORT_BIN) $(FAULT_BIN) $(BENCH_BIN)
 .PHONY: tests-build
 
 deps:
@@ -129,6 +136,16 @@ fault: deps
 	@$(MAKE) --no-print-directory tests-build
 	@BUILD=$(BUILD) TOLL_LONG=1 TOLL_JOBS=1 TESTS=fault sh tests/run.sh
 
+# How fast it is, beside what it could be replaced with: a table, and $(BUILD)/bench.json. T=name: one section of it. BENCH=long, or
+# bench-long: the full sizes, which take about an hour and 30 GB. See tests/bench/README.md.
+BENCH ?= short
+bench: deps
+	@$(MAKE) --no-print-directory all $(BENCH_BIN)
+	@TOLL_BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench.py --size $(BENCH) --json $(BUILD)/bench.json $(T)
+
+bench-long:
+	@$(MAKE) --no-print-directory bench BENCH=long
+
 FUZZ_SECONDS ?= 30
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(DAEMON_SRC) $(BUILD)/generated/migrations.c
 	@mkdir -p $(@D)
@@ -149,7 +166,7 @@ format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
 LINT_SRC = $(sort $(DAEMON_SRC) $(CLIENT_SRC) daemon/main.c daemon/tollctl.c client/tollsim.c $(UNIT_SRC) $(SUPPORT_C) $(FUZZ_SRC) \
-           $(FAULT_SRC) $(sort $(wildcard tests/fault/*/*.c)))
+           $(FAULT_SRC) $(sort $(wildcard tests/fault/*/*.c)) $(BENCH_SRC))
 compile_commands.json: Makefile $(LINT_SRC)
 	@sh tests/lint/compile_commands.sh '$(CC) $(CPPFLAGS) -std=gnu11 $(WARNINGS)' $(LINT_SRC) > $@
 

@@ -1,0 +1,65 @@
+"""`make bench`: how fast toll is, beside what PostgreSQL can do and what others do, in one run on a PostgreSQL of its own.
+
+    bench.py [--size short|long|tiny] [--json FILE] [SECTION …]
+
+Prints progress, then a table, and writes the same as JSON. Ratios are printed, never asserted; exit status 1 means that rows were
+missing or wrong. README.md says what each line means."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from pathlib import Path
+
+import report
+from frame import SIZES, Bench
+from stage import Stage, WrongRows
+
+SECTIONS = ("load",)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="short")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all where none is named")
+    options = parser.parse_args()
+    unknown = set(options.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    names = [each for each in SECTIONS if each in options.sections or not options.sections]
+    modules = {name: importlib.import_module(f"{name}_section") for name in names}
+
+    began = time.monotonic()
+    stage = Stage()
+    status = 0
+    try:
+        stage.open()
+        bench = Bench(stage, SIZES[options.size], {name: module.SECONDS[options.size] for name, module in modules.items()})
+        about = report.machine(bench)
+        for name, module in modules.items():
+            bench.begin(name)
+            try:
+                module.run(bench)
+            except WrongRows as wrong:
+                print(f"\nWRONG ROWS in {name}: {wrong}\n", file=sys.stderr, flush=True)
+                status = 1
+        seconds = time.monotonic() - began
+        print(f"\n{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, PostgreSQL {about['postgresql']}, fsync"
+              f" {about['fsync_us']['median']:.0f} us, socket queue {about['max_dgram_qlen']}; {len(bench.lines)} lines, {seconds:.0f} s\n")
+        if bench.lines:
+            print(report.table(bench.lines))
+        for each in bench.absent:
+            print(f"left out: {each}")
+        if options.json:
+            options.json.write_text(report.as_json(bench, about, seconds))
+            print(f"\nall of it, with every round: {options.json}")
+    finally:
+        stage.close()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
