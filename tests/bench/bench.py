@@ -3,7 +3,7 @@
     bench.py [--size short|long|tiny] [--json FILE] [SECTION …]
 
 Prints progress, then a table, and writes the same as JSON. Ratios are printed, never asserted; exit status 1 means that rows were
-missing or wrong. README.md says what each line means."""
+missing or wrong, or that something else went wrong. README.md says what each line means."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import argparse
 import importlib
 import sys
 import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 import report
 from frame import SIZES, Bench
 from stage import Stage, WrongRows
 
-SECTIONS = ("load",)
+SECTIONS = ("load", "idle", "record", "memory", "drain", "daemons", "growth")
 
 
 def main() -> int:
@@ -30,7 +32,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     names = [each for each in SECTIONS if each in options.sections or not options.sections]
-    modules = {name: importlib.import_module(f"{name}_section") for name in names}
+    modules: dict[str, Any] = {name: importlib.import_module(f"{name}_section") for name in names}
 
     began = time.monotonic()
     stage = Stage()
@@ -43,8 +45,12 @@ def main() -> int:
             bench.begin(name)
             try:
                 module.run(bench)
-            except WrongRows as wrong:
-                print(f"\nWRONG ROWS in {name}: {wrong}\n", file=sys.stderr, flush=True)
+            except Exception as error:  # what was measured before is worth its table all the same
+                if isinstance(error, WrongRows):
+                    print(f"WRONG ROWS: {error}", file=sys.stderr, flush=True)
+                else:
+                    traceback.print_exc()
+                bench.absent.append(f"the rest of section {name}: {type(error).__name__}: {error}")
                 status = 1
         seconds = time.monotonic() - began
         print(f"\n{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, PostgreSQL {about['postgresql']}, fsync"

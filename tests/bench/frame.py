@@ -16,7 +16,8 @@ class Size:
     rounds: int
     frames: int                     # of a run under load
     insert_rows: dict[str, int]     # of a run of a slower way, by way
-    idle_s: float
+    idle_s: float                   # of each round
+    record_s: float                 # of each phase
     live_sessions: tuple[int, ...]
     backlog: int
     stored: tuple[int, ...]         # events in the table
@@ -26,9 +27,9 @@ class Size:
 
 INSERT_ROWS = {"row": 3000, "row_transaction": 6000, "upsert": 1500, "upsert_transaction": 3000, "multi": 40_000, "unnest": 60_000}
 SIZES = {
-    "tiny": Size(1, 10_000, {way: min(rows, 2000) for way, rows in INSERT_ROWS.items()}, 1, (1000, 2000), 20_000, (20_000, 40_000), (200, 1000), 1),
-    "short": Size(5, 100_000, INSERT_ROWS, 3, (10_000, 100_000, 1_000_000), 500_000, (500_000, 2_000_000), (1000, 100_000), 2),
-    "long": Size(7, 300_000, {way: 3 * rows for way, rows in INSERT_ROWS.items()}, 15, (10_000, 100_000, 1_000_000), 10_000_000,
+    "tiny": Size(1, 10_000, {way: min(rows, 2000) for way, rows in INSERT_ROWS.items()}, 1, 0.5, (1000, 2000), 20_000, (20_000, 40_000), (200, 1000), 1),
+    "short": Size(5, 100_000, INSERT_ROWS, 3, 2.5, (10_000, 100_000, 1_000_000), 500_000, (500_000, 2_000_000), (1000, 100_000), 2),
+    "long": Size(7, 300_000, {way: 3 * rows for way, rows in INSERT_ROWS.items()}, 15, 10, (10_000, 100_000, 1_000_000), 10_000_000,
                  (1_000_000, 10_000_000, 50_000_000), (1000, 100_000), 5),
 }
 
@@ -85,26 +86,24 @@ class Bench:
     def alternate(self, contenders: Sequence[Contender], rounds: int | None = None) -> None:
         """Every contender once a round, each round beginning with another one; adds the series, by name."""
         rounds = rounds or self.size.rounds
-        playing: list[Contender] = []
-        try:
-            for each in contenders:
+        playing = list(contenders)
+        done = 0
+        for number in range(rounds):
+            first = number * 5 % len(playing) if playing else 0
+            for each in playing[first:] + playing[:first]:
                 try:
                     each.start()
-                    playing.append(each)
+                    sample = each.run()
                 except Absent as reason:
+                    playing.remove(each)
                     self.absent.append(f"{each.name}: {reason}")
                     self.progress(f"{each.name} is left out: {reason}")
-            total, done = rounds * len(playing), 0
-            for number in range(rounds):
-                first = number * 5 % len(playing) if playing else 0
-                for each in playing[first:] + playing[:first]:
-                    sample = each.run()
-                    self.series.setdefault(each.name, Series()).samples.append(sample)
-                    done += 1
-                    self.progress(f"round {number + 1} of {rounds}, {each.name}: {sample.rate:,.0f} rows/s", done / total)
-        finally:
-            for each in playing:
-                each.close()
+                    continue
+                finally:
+                    each.close()
+                self.series.setdefault(each.name, Series()).samples.append(sample)
+                done += 1
+                self.progress(f"round {number + 1} of {rounds}, {each.name}: {sample.rate:,.0f} rows/s", done / (rounds * len(playing)))
 
     # --- lines ---
 

@@ -37,7 +37,8 @@ class WrongRows(Exception):
 
 
 class Contender(Protocol):
-    """A way to store rows. start() once, then run() in each round, after Stage.fresh(); close() at the end."""
+    """A way to store rows. start(), run(), close() in each round. What start() does is not timed; run() empties the tables
+    (Stage.fresh()), stores, checks, and tells how long storing took. start() may raise Absent, close() follows whatever happened."""
     name: str
 
     def start(self) -> None: ...

@@ -54,15 +54,16 @@ class Load:
 
 
 class Stored:
-    """Watches how many frames batches have committed, from a connection of its own."""
+    """Watches how many frames batches have committed, from a connection of its own; of batches after a certain one."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, after_batch: int = 0) -> None:
+        self.after = after_batch
         self.connection = db.connect()
         self.cursor = self.connection.cursor()
         self.backend = self.connection.info.backend_pid
 
     def frames(self) -> int:
-        self.cursor.execute("SELECT coalesce(sum(stored), 0) FROM toll.batches")
+        self.cursor.execute("SELECT coalesce(sum(stored), 0) FROM toll.batches WHERE batch_id > %s", (self.after,))
         return int(self.cursor.fetchone()[0])
 
     def wait(self, frames: int, seconds: float = LIMIT_S) -> None:
