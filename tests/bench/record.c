@@ -33,7 +33,7 @@ static const char usage[] = "record [--tolld PATH] [--seconds S] [--only PHASE] 
                             "  --tolld PATH   the daemon to start (tolld beside this program's build directory)\n"
                             "  --seconds S    of each phase (3)\n"
                             "  --only PHASE   only phases whose name begins so: paced, full, frozen, absent, flood\n"
-                            "  --human        a table instead of JSON\n";
+                            "  --human        a table instead of a line of JSON\n";
 
 enum { THREADS_MAX = 4, WORKERS_MAX = 16, FINE_NS = 16384, OCTAVE = 64, BINS = FINE_NS + 32 * OCTAVE };
 enum kind { RECORD, SEND, CLOCK, KINDS };
@@ -352,7 +352,7 @@ static void result_begin(const char *name)
     if (human)
         printf("%-22s", name);
     else
-        printf("%s\n    {\"phase\": \"%s\"", first_result ? "" : ",", name);
+        printf("%s{\"phase\": \"%s\"", first_result ? "" : ", ", name);
     first_result = false;
 }
 
@@ -367,7 +367,7 @@ static void print_latency(enum kind kind, const struct latency *l)
                (unsigned long long)l->above[2], (double)l->cpu_ns / 1000 / n);
         return;
     }
-    printf(",\n     \"%s\": {\"calls\": %llu, \"p50_us\": %.3f, \"p99_us\": %.3f, \"p999_us\": %.3f, \"max_us\": %.3f",
+    printf(", \"%s\": {\"calls\": %llu, \"p50_us\": %.3f, \"p99_us\": %.3f, \"p999_us\": %.3f, \"max_us\": %.3f",
            kind_names[kind], (unsigned long long)l->count, p50, p99, p999, max);
     printf(", \"over_2us\": %llu, \"over_10us\": %llu, \"over_100us\": %llu, \"wall_ms\": %.1f",
            (unsigned long long)l->above[0], (unsigned long long)l->above[1], (unsigned long long)l->above[2],
@@ -577,6 +577,6 @@ int main(int argc, char **argv)
         for (unsigned workers = 1; workers <= WORKERS_MAX; workers *= 4)
             run_flood(workers);
     if (!human)
-        printf("\n]}\n");
+        printf("]}\n");
     return 0;
 }
