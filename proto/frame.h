@@ -99,6 +99,11 @@ void toll_frame_init(struct toll_frame *frame, enum toll_frame_type type);
  * nothing; thread-safe. */
 int toll_frame_encode(const struct toll_frame *frame, void *buf, size_t cap) __attribute__((warn_unused_result));
 
+/* Writes an envelope: the `stream` frame that toll_frame_encode() would write of these values, which must be in their
+ * ranges. client may be NULL, and is at most TOLL_NAME_MAX bytes. Returns its size, or -ENOBUFS. */
+int toll_envelope_encode(const uint8_t id[16], uint64_t seq, uint64_t base, uint64_t count, const char *client,
+                         void *buf, size_t cap) __attribute__((warn_unused_result));
+
 /* "llm", "session_start" …, "unknown" for a number that is no type; and back, 0 for an unknown name. */
 const char *toll_frame_type_name(enum toll_frame_type type);
 enum toll_frame_type toll_frame_type_from_name(const char *name, size_t size);
