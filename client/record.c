@@ -10,6 +10,8 @@
 #include "client/map.h"
 #include "proto/walk.h"
 
+enum { RECORD_SMALL = 1024 }; /* bytes; on the stack of the worker's thread */
+
 /* A frame in the making. Values that can't be told in it make it invalid or too large, found out in one
  * place. */
 struct draft {
@@ -73,12 +75,10 @@ static int64_t optional_duration(struct draft *d, uint64_t us)
 }
 
 /* Encodes into toll->frame; the lock is held. Returns the size, -EINVAL or -EMSGSIZE. */
-static int encode(struct toll *t, struct draft *d)
+static int encode_large(struct toll *t, struct draft *d)
 {
     struct toll_str map = {0};
-    int r = d->error;
-    if (r == 0 && d->map)
-        r = toll_map_encode(d->map, t->map, sizeof t->map, &map);
+    int r = d->map ? toll_map_encode(d->map, t->map, sizeof t->map, &map) : 0;
     if (r < 0)
         return r;
     *(d->frame.type == TOLL_FRAME_SESSION_START ? &d->frame.metadata : &d->frame.raw_json) = map;
@@ -136,20 +136,31 @@ static void add_to_totals(struct toll *t, const struct toll_frame *frame, int re
 static int record(struct toll *t, struct draft *d)
 {
     struct toll_sender *sender = &t->sender;
+    uint8_t small[RECORD_SMALL]; /* what fits, as nearly all frames do, is encoded here: other threads need not wait */
+    const uint8_t *bytes = small;
+    bool has_map = d->map && (d->map->count > 0 || d->map->msgpack_size > 0);
 
     toll_enter(t);
+    int r = d->error;
+    if (r == 0)
+        r = has_map ? -ENOBUFS : toll_frame_encode(&d->frame, small, sizeof small);
+    uint64_t now = sender->clock_us();
+
     pthread_mutex_lock(&sender->lock);
-    int r = encode(t, d);
+    if (r == -ENOBUFS) {
+        r = encode_large(t, d);
+        bytes = t->frame;
+    }
+    toll_sender_look(sender, now);
     if (r == -EINVAL)
         sender->stats.refused_invalid++;
     else if (r == -EMSGSIZE)
         sender->stats.refused_too_large++;
     else
-        r = toll_sender_put(sender, t->frame, (size_t)r);
+        r = toll_sender_put(sender, bytes, (size_t)r, now);
     add_to_totals(t, &d->frame, r);
+    toll_sender_push(sender, now); /* after a refusal too: what waits must not need luckier frames to get out */
     pthread_mutex_unlock(&sender->lock);
-
-    toll_sender_pump(sender, false); /* after a refusal too: what waits must not need luckier frames to get out */
     return r;
 }
 

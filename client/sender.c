@@ -29,7 +29,7 @@ static void sender_begin(struct toll_sender *s)
     s->acks = (struct toll_acks){0};
     s->stats = (struct toll_stats){0};
     s->gap_count = 0;
-    s->progress_us = s->attached_us = s->sent_us = s->blocked_until_us = s->connections = 0;
+    s->progress_us = s->attached_us = s->sent_us = s->blocked_us = s->blocked_wait_us = s->connections = 0;
     s->resend_wait_us = TOLL_RESEND_WAIT_MIN_US;
     s->sending = s->rewind = false;
     s->attach = true;
@@ -101,6 +101,7 @@ static void collect_acks(struct toll_sender *s, uint64_t now)
     s->stats.acked += freed - own;
     s->progress_us = now;
     s->resend_wait_us = TOLL_RESEND_WAIT_MIN_US;
+    s->blocked_us = 0; /* it reads: a full socket may have room again */
 }
 
 static void append(struct toll_sender *s, const void *frame, size_t size, bool own, uint64_t now)
@@ -131,15 +132,23 @@ static void write_gap(struct toll_sender *s, bool urgent, uint64_t now)
     s->stats.gaps++;
 }
 
-int toll_sender_put(struct toll_sender *s, const void *frame, size_t size)
+static void look(struct toll_sender *s, bool urgent, uint64_t now)
 {
-    uint64_t now = s->clock_us();
+    collect_acks(s, now);
+    write_gap(s, urgent, now);
+}
+
+void toll_sender_look(struct toll_sender *s, uint64_t now)
+{
+    look(s, false, now);
+}
+
+int toll_sender_put(struct toll_sender *s, const void *frame, size_t size, uint64_t now)
+{
     if (size > s->frame_max) {
         s->stats.refused_too_large++;
         return -EMSGSIZE;
     }
-    collect_acks(s, now);
-    write_gap(s, false, now);
     if (size + TOLL_RING_HEADER + TOLL_GAP_RESERVE > toll_ring_free_bytes(&s->ring)) {
         s->gap_until_us = (int64_t)clock_read_us(CLOCK_REALTIME);
         if (s->gap_count++ == 0)
@@ -180,7 +189,7 @@ static bool send_due(struct toll_sender *s, bool urgent, uint64_t now)
     if (s->attached_us != 0 && now - s->attached_us >= TOLL_HEARTBEAT_STALE_US && heartbeat_stale(s, now))
         s->attach = true;
 
-    if (now < s->blocked_until_us)
+    if (now - s->blocked_us < (urgent ? TOLL_BLOCKED_WAIT_MIN_US : s->blocked_wait_us) && s->blocked_wait_us > 0)
         return false;
     if (s->attach)
         return kept || s->attached_us != 0;
@@ -191,24 +200,33 @@ static bool send_due(struct toll_sender *s, bool urgent, uint64_t now)
            now - s->sent_us >= TOLL_BUSY_WAIT_US;
 }
 
-/* Fills iov with an envelope and the frames from the cursor on, which stay pinned; returns how many frames.
- */
+/* Fills iov with an envelope and the frames from the cursor on, which stay pinned; returns how many frames. What is small,
+ * as a frame that is sent alone, becomes one piece. */
 static uint32_t compose(struct toll_sender *s, int *ret_iovs)
 {
-    struct toll_frame envelope;
-    toll_frame_init(&envelope, TOLL_FRAME_STREAM);
     uint32_t frames = toll_ring_take(&s->ring, s->iov + 1, TOLL_SEND_IOVS - 1, s->frames_max, ret_iovs);
-    memcpy(envelope.stream_id, s->stream_id, sizeof envelope.stream_id);
-    envelope.stream_seq = s->ring.cursor_seq;
-    envelope.stream_base = s->ring.head_seq;
-    envelope.stream_count = frames;
-    if (s->attach)
-        envelope.client = (struct toll_str){s->client, (uint32_t)strlen(s->client)};
-    int size = toll_frame_encode(&envelope, s->envelope, sizeof s->envelope);
+    int size = toll_envelope_encode(s->stream_id, s->ring.cursor_seq, s->ring.head_seq, frames,
+                                    s->attach ? s->client : NULL, s->head, TOLL_ENVELOPE_MAX);
     assert(size > 0);
-    s->iov[0] = (struct iovec){s->envelope, (size_t)size};
+    s->iov[0] = (struct iovec){s->head, (size_t)size};
+    size_t bytes = (size_t)size;
+    for (int i = 1; i <= *ret_iovs; i++)
+        bytes += s->iov[i].iov_len;
+    if (bytes <= sizeof s->head) {
+        for (int i = 1; i <= *ret_iovs; s->iov[0].iov_len += s->iov[i++].iov_len)
+            memcpy(s->head + s->iov[0].iov_len, s->iov[i].iov_base, s->iov[i].iov_len);
+        *ret_iovs = 0;
+    }
     *ret_iovs += 1;
     return frames;
+}
+
+static void note_blocked(struct toll_sender *s, uint64_t now)
+{
+    s->blocked_us = now;
+    s->blocked_wait_us = s->blocked_wait_us > 0 ? s->blocked_wait_us * 2 : TOLL_BLOCKED_WAIT_MIN_US;
+    if (s->blocked_wait_us > TOLL_BLOCKED_WAIT_MAX_US)
+        s->blocked_wait_us = TOLL_BLOCKED_WAIT_MAX_US;
 }
 
 /* Accounts for a datagram of `frames` frames that sendmsg took, or did not. */
@@ -222,14 +240,15 @@ static void settle(struct toll_sender *s, int result, uint32_t frames, bool atta
             s->attach = false;
             s->attached_us = now;
         }
+        s->blocked_wait_us = 0;
     } else if (result == -EAGAIN) {
         s->stats.blocked++;
-        s->blocked_until_us = now + TOLL_BLOCKED_WAIT_US;
+        note_blocked(s, now);
     }
 }
 
-/* Makes sure that there are a page and a connected socket. Called without the lock by the thread that is
- * sending; takes it for what others read. 0 or -errno: not now. */
+/* Makes sure that there are a page and a connected socket, with room again if it had none. Called without the lock by the
+ * thread that is sending; takes it for what others read. 0; -EAGAIN or another -errno: not now. */
 static int make_ready(struct toll_sender *s, uint64_t now)
 {
     if (!s->page.map) {
@@ -242,7 +261,7 @@ static int make_ready(struct toll_sender *s, uint64_t now)
         pthread_mutex_unlock(&s->lock);
     }
     if (s->link.fd >= 0)
-        return 0;
+        return s->blocked_wait_us > 0 ? toll_link_room(&s->link) : 0;
     int r = toll_link_connect(&s->link, now);
     if (r < 0)
         return r;
@@ -250,6 +269,7 @@ static int make_ready(struct toll_sender *s, uint64_t now)
     /* what the old socket's queue held may be gone, and a new daemon knows nothing of us */
     toll_ring_rewind(&s->ring);
     s->attach = true;
+    s->blocked_wait_us = 0;
     s->connections++;
     pthread_mutex_unlock(&s->lock);
     return 0;
@@ -257,19 +277,15 @@ static int make_ready(struct toll_sender *s, uint64_t now)
 
 /* Sends until nothing is due. Called and left with the lock held, which it gives up around system calls; the only
  * one at it. */
-static void send_all(struct toll_sender *s, bool urgent)
+static void send_all(struct toll_sender *s, bool urgent, uint64_t now)
 {
-    for (int budget = TOLL_SEND_BUDGET; budget > 0; budget--) {
-        uint64_t now = s->clock_us();
-        collect_acks(s, now);
-        write_gap(s, urgent, now);
-        if (!send_due(s, urgent, now))
-            return;
-
-        if (s->link.fd < 0 || !s->page.map) {
+    for (int budget = TOLL_SEND_BUDGET; budget > 0 && send_due(s, urgent, now); budget--) {
+        if (s->link.fd < 0 || !s->page.map || s->blocked_wait_us > 0) {
             pthread_mutex_unlock(&s->lock);
             int r = make_ready(s, now);
             pthread_mutex_lock(&s->lock);
+            if (r == -EAGAIN && s->blocked_wait_us > 0)
+                note_blocked(s, now);
             if (r < 0)
                 return;
         }
@@ -281,23 +297,37 @@ static void send_all(struct toll_sender *s, bool urgent)
         int r = toll_link_send(&s->link, s->iov, iovs, attach ? s->page.fd : -1);
         pthread_mutex_lock(&s->lock);
         settle(s, r, frames, attach, now);
-        if (r == -EAGAIN)
-            return;
+        if (r == -EAGAIN || (r == 0 && toll_ring_queued_bytes(&s->ring) == 0))
+            return; /* the usual end: nothing more to find out */
+        now = s->clock_us();
+        look(s, urgent, now);
     }
+}
+
+static void push(struct toll_sender *s, bool urgent, uint64_t now)
+{
+    int cancel_state;
+    if (s->sending) /* that thread sees our frame: it stops only under the lock, with nothing due */
+        return;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state); /* else a system call may never come back */
+    s->sending = true;
+    send_all(s, urgent, now);
+    s->sending = false;
+    pthread_setcancelstate(cancel_state, NULL);
+}
+
+void toll_sender_push(struct toll_sender *s, uint64_t now)
+{
+    push(s, false, now);
 }
 
 void toll_sender_pump(struct toll_sender *s, bool urgent)
 {
-    int cancel_state;
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state); /* else sendmsg may never come back */
+    uint64_t now = s->clock_us();
     pthread_mutex_lock(&s->lock);
-    if (!s->sending) { /* else that thread sees our frame: it stops only under the lock, with nothing due */
-        s->sending = true;
-        send_all(s, urgent);
-        s->sending = false;
-    }
+    look(s, urgent, now);
+    push(s, urgent, now);
     pthread_mutex_unlock(&s->lock);
-    pthread_setcancelstate(cancel_state, NULL);
 }
 
 int toll_sender_flush(struct toll_sender *s, uint32_t timeout_ms)

@@ -22,13 +22,15 @@
 enum {
     TOLL_SEND_IOVS = 256,    /* pieces of one datagram; the kernel takes 1,024 */
     TOLL_ENVELOPE_MAX = 384, /* bytes of a stream frame with the longest client name */
+    TOLL_GATHER_MAX = 1024,  /* bytes of a datagram that is sent in one piece */
     TOLL_GAP_RESERVE = 96,   /* bytes of the ring kept for one gap frame */
 
     TOLL_RESEND_WAIT_MIN_US = 200 * 1000, /* without progress, then resend; doubled up to */
     TOLL_RESEND_WAIT_MAX_US = 5 * 1000 * 1000,
     TOLL_RESEND_WAIT_URGENT_US = 1000 * 1000,  /* or only to this while somebody waits */
     TOLL_HEARTBEAT_STALE_US = 3 * 1000 * 1000, /* then attach again, at most this often */
-    TOLL_BLOCKED_WAIT_US = 1000,               /* after a full socket: a try copies the whole datagram */
+    TOLL_BLOCKED_WAIT_MIN_US = 1000,           /* after a full socket; doubled up to */
+    TOLL_BLOCKED_WAIT_MAX_US = 16 * 1000,      /* unless acks show that the daemon reads, or somebody waits */
     TOLL_BUSY_WAIT_US = 20 * 1000,             /* while the daemon is busy: a datagram this often, or when */
     TOLL_BUSY_BYTES = 16 * 1024,               /* so much waits */
     TOLL_SEND_BUDGET = 128,                    /* datagrams in one call, so that no thread sends for others for ever */
@@ -52,15 +54,18 @@ struct toll_sender {
     struct toll_link link;
     struct toll_ackpage page; /* set under the lock */
     bool attach;              /* the next datagram carries the page */
-    uint64_t attached_us, sent_us, blocked_until_us, connections;
-    struct iovec iov[TOLL_SEND_IOVS];
-    uint8_t envelope[TOLL_ENVELOPE_MAX];
+    uint64_t attached_us, sent_us, connections;
+    uint64_t blocked_us, blocked_wait_us; /* the socket was full: when, and how long to leave it alone; 0: it was not */
+    uint8_t head[TOLL_GATHER_MAX];        /* the envelope, and what goes out in one piece with it */
 
     /* never changes */
-    char client[TOLL_NAME_MAX + 1];
     size_t frame_max;  /* bytes of the largest frame that can be sent and kept */
     size_t frames_max; /* bytes of frames in one datagram */
     uint8_t stream_id[16];
+    char client[TOLL_NAME_MAX + 1];
+
+    struct iovec
+        iov[TOLL_SEND_IOVS]; /* of the thread that is sending; last, so that what every record() uses is close */
 };
 
 /* Makes a sender over ring memory (a power of two of bytes, the caller's), and its page and socket; an absent
@@ -75,12 +80,16 @@ void toll_sender_reborn(struct toll_sender *sender);
 
 void toll_sender_done(struct toll_sender *sender);
 
-/* Keeps one frame for sending. The caller holds the lock and pumps after releasing it. 0, -ENOBUFS or
- * -EMSGSIZE, counted. */
-int toll_sender_put(struct toll_sender *sender, const void *frame, size_t size) __attribute__((warn_unused_result));
+/* The three steps of recording, with the lock held and one reading of sender->clock_us() for all of them.
+ * _look: takes in what the daemon has said.
+ * _put: keeps one frame for sending: 0, -ENOBUFS or -EMSGSIZE, counted.
+ * _push: sends what there is to send, unless another thread is at it; gives up the lock around system calls. */
+void toll_sender_look(struct toll_sender *sender, uint64_t now_us);
+int toll_sender_put(struct toll_sender *sender, const void *frame, size_t size, uint64_t now_us)
+    __attribute__((warn_unused_result));
+void toll_sender_push(struct toll_sender *sender, uint64_t now_us);
 
-/* Without the lock: sends what there is to send, unless another thread is at it. Never blocks. urgent: a
- * waiter wants everything out now, pending gap included. */
+/* Without the lock: looks and sends. Never blocks. urgent: a waiter wants everything out now, pending gap included. */
 void toll_sender_pump(struct toll_sender *sender, bool urgent);
 
 /* Without the lock: pumps until all that was put before, and its gap frame, are acknowledged: 0, or

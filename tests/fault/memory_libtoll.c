@@ -53,6 +53,7 @@ WRAP(int, madvise, (void *at, size_t size, int advice), (at, size, advice), EAGA
 WRAP(int, memfd_create, (const char *name, unsigned flags), (name, flags), ENOMEM, -1)
 WRAP(int, socket, (int family, int type, int protocol), (family, type, protocol), ENFILE, -1)
 WRAP(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags), ENOBUFS, -1)
+WRAP(ssize_t, send, (int fd, const void *bytes, size_t size, int flags), (fd, bytes, size, flags), ENOBUFS, -1)
 WRAP(int, pthread_create, (pthread_t * thread, const pthread_attr_t *attr, void *(*run)(void *), void *argument),
      (thread, attr, run, argument), 0, EAGAIN)
 #undef MADE
