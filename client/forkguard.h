@@ -19,6 +19,12 @@ struct toll_forkguard {
  * other way. */
 void toll_forkguard_init(struct toll_forkguard *guard, void *page, size_t page_bytes, bool use_page);
 
+/* A hint: toll_forkguard_forked() comes soon. */
+static inline void toll_forkguard_fetch(const struct toll_forkguard *guard)
+{
+    __builtin_prefetch(guard->wiped);
+}
+
 /* True in exactly one thread of a forked child: it must make everything new and then call
  * toll_forkguard_taken(). Other threads wait in here until it has. False otherwise; then what the taker wrote
  * is visible. */

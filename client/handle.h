@@ -11,9 +11,9 @@
 /* One mapping holds a page for the guard, then this, then the sessions' table, then the ring. */
 struct toll {
     struct toll_forkguard guard;
-    struct toll_sender sender;
+    struct toll_totals totals; /* under the sender's lock, as are the buffers below */
+    struct toll_sender sender; /* begins with what every record() uses */
     struct toll_ticker ticker;
-    struct toll_totals totals;        /* under the sender's lock, as are the buffers: */
     uint8_t frame[TOLL_DATAGRAM_MAX]; /* being encoded */
     uint8_t map[TOLL_DATAGRAM_MAX];   /* its metadata or raw */
     void *memory;

@@ -140,10 +140,13 @@ static int record(struct toll *t, struct draft *d)
     const uint8_t *bytes = small;
     bool has_map = d->map && (d->map->count > 0 || d->map->msgpack_size > 0);
 
-    toll_enter(t);
+    toll_forkguard_fetch(&t->guard);
+    toll_sender_fetch(sender);
+    toll_totals_fetch(&t->totals, d->frame.session_id);
     int r = d->error;
     if (r == 0)
         r = has_map ? -ENOBUFS : toll_frame_encode(&d->frame, small, sizeof small);
+    toll_enter(t);
     uint64_t now = sender->clock_us();
 
     pthread_mutex_lock(&sender->lock);

@@ -257,7 +257,9 @@ static int make_ready(struct toll_sender *s, uint64_t now)
         if (r < 0)
             return r;
         pthread_mutex_lock(&s->lock);
-        s->page = page;
+        s->page.fd = page.fd;
+        s->page.inode = page.inode;
+        __atomic_store_n(&s->page.map, page.map, __ATOMIC_RELAXED); /* toll_sender_fetch() */
         pthread_mutex_unlock(&s->lock);
     }
     if (s->link.fd >= 0)

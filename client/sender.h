@@ -80,6 +80,14 @@ void toll_sender_reborn(struct toll_sender *sender);
 
 void toll_sender_done(struct toll_sender *sender);
 
+/* Has what the next steps touch fetched meanwhile: a process that records at human pace finds its caches cold, and one
+ * page of memory after the other costs as much as all of the work. Any thread, without the lock. */
+static inline void toll_sender_fetch(const struct toll_sender *sender)
+{
+    __builtin_prefetch(&sender->lock, 1);
+    __builtin_prefetch(__atomic_load_n(&sender->page.map, __ATOMIC_RELAXED));
+}
+
 /* The three steps of recording, with the lock held and one reading of sender->clock_us() for all of them.
  * _look: takes in what the daemon has said.
  * _put: keeps one frame for sending: 0, -ENOBUFS or -EMSGSIZE, counted.

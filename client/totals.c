@@ -30,6 +30,11 @@ static uint32_t home_of(const struct toll_totals *totals, const unsigned char id
     return (uint32_t)(((half[0] ^ half[1]) * UINT64_C(0x9E3779B97F4A7C15)) >> 32) & totals->mask;
 }
 
+void toll_totals_fetch(const struct toll_totals *totals, const unsigned char id[16])
+{
+    __builtin_prefetch(&totals->slots[home_of(totals, id)], 1);
+}
+
 /* The slot that has the id, or the free one where it belongs. */
 static uint32_t slot_of(const struct toll_totals *totals, const unsigned char id[16])
 {

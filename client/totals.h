@@ -28,6 +28,9 @@ void toll_totals_init(struct toll_totals *totals, struct toll_totals_slot *slots
 /* The session's sums, to add to; NULL: not in the table. Valid until the next _add or _remove. */
 struct toll_snapshot *toll_totals_find(struct toll_totals *totals, const unsigned char id[16]);
 
+/* A hint: toll_totals_find() comes soon. Needs no serialising. */
+void toll_totals_fetch(const struct toll_totals *totals, const unsigned char id[16]);
+
 /* Begins a session; one that is there already goes on as it was. A full table takes no more and remembers
  * that. */
 void toll_totals_add(struct toll_totals *totals, const unsigned char id[16], int64_t started_at_us);
