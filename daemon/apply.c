@@ -23,6 +23,8 @@ struct apply *apply_new(const struct apply_options *options, struct sink *sink, 
         return NULL;
     pthread_mutex_init(&apply->lock, NULL);
     apply->options = *options;
+    apply->limit = UINT64_MAX;
+    apply_share(apply, options->writer, options->writers);
     apply->sink = sink;
     apply->metrics = metrics;
     apply->arena_size = options->batch_bytes + APPLY_DATAGRAM_ROOM;
@@ -84,11 +86,24 @@ void apply_free(struct apply *apply)
 
 void apply_set_options(struct apply *apply, const struct apply_options *options)
 {
-    size_t bytes = apply->options.batch_bytes;
+    struct apply_options before = apply->options;
 
     apply->options = *options;
-    apply->options.batch_bytes = bytes;
+    apply->options.batch_bytes = before.batch_bytes;
+    apply->options.writer = before.writer;
+    apply->options.writers = before.writers;
     size_batch(apply, apply->small);
+}
+
+void apply_share(struct apply *apply, unsigned writer, unsigned writers)
+{
+    apply->options.writer = writer;
+    apply->options.writers = writers ? writers : 1;
+}
+
+void apply_limit(struct apply *apply, uint64_t lsn)
+{
+    apply->limit = lsn;
 }
 
 static void count_tally(struct apply *apply, const struct tally *tally)
@@ -121,7 +136,7 @@ int apply_start(struct apply *apply, struct journal_reader *reader, uint64_t lsn
         apply->unsure_to = 0;
     }
     apply->reader = reader;
-    apply->lsn = apply->passed = lsn;
+    apply->lsn = apply->passed = apply->to = lsn;
     apply->counted_lsn = counted_lsn;
     size_batch(apply, SMALL_FIRST);
     return 0;
@@ -136,7 +151,7 @@ static int finish(struct apply *apply)
     struct sink_counts *counts = &apply->tally.counts;
     int r = apply_list_changed(apply, &batch.stream_count);
 
-    counts->received = (uint32_t)apply->piece_count;
+    counts->received = (uint32_t)apply->own_count;
     counts->stored = counts->received - counts->quarantined - counts->duplicates;
     batch.streams = apply->stream_list;
     batch.counts = *counts;
@@ -185,6 +200,8 @@ static void settle(struct apply *apply, int64_t now_us)
     for (struct known_stream *stream = apply->streams; stream; stream = stream->hh.next) {
         stream->changed = false;
         ranges += stream->stream.seen.count;
+        for (size_t i = 0; i < stream->stream.other_count; i++)
+            ranges += stream->stream.others[i].seen.count;
     }
     if (HASH_COUNT(apply->streams) > apply->options.streams_max || ranges > HASH_COUNT(apply->streams) + HOLES_MAX)
         apply_forget_streams(apply);
@@ -200,7 +217,7 @@ static int run_batch(struct apply *apply, int64_t now_us)
         r = apply_load_streams(apply);
     if (r == 0)
         r = apply_drop_stored(apply);
-    if (r == 0)
+    if (r == 0 && (apply->own_count > 0 || apply->to == apply->lsn))
         r = apply_store_pieces(apply);
     if (r == 0)
         r = finish(apply);
@@ -229,14 +246,16 @@ static int run_batch(struct apply *apply, int64_t now_us)
     return 1;
 }
 
-int apply_step(struct apply *apply, int64_t now_us)
+int apply_step(struct apply *apply, int64_t now_us, bool advance)
 {
-    bool was_careful = apply->careful;
+    bool was_careful = apply->careful, all;
     int r = apply_gather(apply);
 
     if (r < 0)
         return r;
-    if (apply->piece_count == 0) { /* marks, and datagrams of nothing, are not worth a transaction */
+    /* Marks are not worth a transaction, but where the writers are brought to one LSN. */
+    all = advance && apply->to > apply->lsn && (apply->scanned_bytes > 0 || apply->limit != UINT64_MAX);
+    if (apply->own_count == 0 && !all && (r == 0 || apply->scanned_bytes == 0)) {
         apply->passed = apply->to;
         return 0;
     }
@@ -292,7 +311,6 @@ static int close_one_by_one(struct apply *apply, uint8_t (*ids)[16], size_t coun
         if (r < 0)
             return r;
         apply_clear_batch(apply);
-        apply->to = apply->lsn;
         r = run_batch(apply, now_us);
         if (r != -EINVAL)
             continue;
@@ -328,9 +346,11 @@ int apply_orphans(struct apply *apply, int64_t now_us)
     ids = planned_ids(apply, &count);
     if (!ids)
         return -ENOMEM;
-    apply_clear_batch(apply);
-    apply->to = apply->lsn;
-    r = count ? run_batch(apply, now_us) : 0;
+    r = 0;
+    if (count) {
+        apply_clear_batch(apply);
+        r = run_batch(apply, now_us);
+    }
     if (r == -EINVAL)
         r = close_one_by_one(apply, ids, count, idle_before_us, now_us);
     free(ids);
@@ -372,6 +392,11 @@ uint64_t apply_lsn(const struct apply *apply)
 uint64_t apply_passed(const struct apply *apply)
 {
     return apply->passed;
+}
+
+bool apply_behind(const struct apply *apply)
+{
+    return apply->scanned_bytes > 0;
 }
 
 void apply_sessions(struct apply *apply, bool (*visit)(void *context, const struct session *session), void *context)

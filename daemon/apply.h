@@ -10,9 +10,11 @@
 #include "daemon/session.h"
 #include "daemon/sink.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct apply_options {
+    unsigned writer, writers;                       /* sessions are shared out: this one, from 0, of so many; 0: of one */
     size_t batch_rows, batch_bytes;                 /* a batch closes at either */
     int64_t idle_timeout_us;                        /* a session without a frame for so long is an orphan */
     int64_t future_tolerance_us, past_tolerance_us; /* times beyond these, around the receive time, are clamped */
@@ -25,17 +27,23 @@ struct apply; /* opaque; belongs to the writer's thread, but for apply_sessions(
 /* Does not take ownership of the sink or the metrics. NULL: out of memory. */
 struct apply *apply_new(const struct apply_options *options, struct sink *sink, struct metrics *metrics);
 void apply_free(struct apply *apply);                                             /* takes NULL */
-void apply_set_options(struct apply *apply, const struct apply_options *options); /* batch_bytes stays what it was */
+void apply_set_options(struct apply *apply, const struct apply_options *options); /* but for batch_bytes and who shares */
+
+/* Which writer this is from now on: apply_start() must come next. */
+void apply_share(struct apply *apply, unsigned writer, unsigned writers);
+/* No batch goes beyond lsn. At first there is no such limit. */
+void apply_limit(struct apply *apply, uint64_t lsn);
 
 /* Forgets everything and goes on at lsn of the reader's journal. Frames of datagrams below counted_lsn were not counted as received by
  * anybody in this run: they are when they are applied. 0 or the reader's -errno. */
 int apply_start(struct apply *apply, struct journal_reader *reader, uint64_t lsn, uint64_t counted_lsn, int64_t now_us)
     __attribute__((warn_unused_result));
 
-/* Applies the next batch. 1: done, there may be more. 0: nothing durable is left to apply. Negative: the sink's results (sink.h) or the
+/* Applies the next batch. 1: done, there may be more. 0: nothing durable is left to apply, or only what other writers store: this is passed over, for a
+ * transaction now and then is enough; `advance`: now. Negative: the sink's results (sink.h) or the
  * reader's (journal.h: -EBADMSG and others); the batch is undone, and but for -EINVAL apply_start() must come next. -EINVAL: every frame
  * of the batch is refused alike, so the fault is not theirs; calling again tries again, with what has come since. */
-int apply_step(struct apply *apply, int64_t now_us) __attribute__((warn_unused_result));
+int apply_step(struct apply *apply, int64_t now_us, bool advance) __attribute__((warn_unused_result));
 
 /* When apply_step() has returned 0: closes sessions that have been idle for too long. Results as apply_step(). */
 int apply_orphans(struct apply *apply, int64_t now_us) __attribute__((warn_unused_result));
@@ -50,7 +58,8 @@ void apply_idle_from(struct apply *apply, int64_t now_us);
 void apply_clock_stepped(struct apply *apply, int64_t step_us, int64_t now_us);
 
 uint64_t apply_lsn(const struct apply *apply);    /* the watermark: where the next batch begins */
-uint64_t apply_passed(const struct apply *apply); /* the same, marks after it counted as applied */
+uint64_t apply_passed(const struct apply *apply); /* the same, marks and others' frames after it counted as applied */
+bool apply_behind(const struct apply *apply);     /* others' frames were passed over that no watermark covers yet */
 
 /* Live sessions, for tollctl: thread-safe, waits while a batch is being built (never while the sink is busy). Latest activity first, until
  * visit() returns false. */

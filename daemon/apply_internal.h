@@ -27,17 +27,20 @@ struct known_stream {
     struct stream_key key;
     struct sink_stream stream;
     UT_hash_handle hh;
-    bool changed; /* in this batch */
+    bool changed;                /* in this batch */
+    uint64_t run_from, run_to;   /* numbers of other writers' frames that have no piece yet; equal: none */
+    uint64_t run_split, run_lsn; /* from there on they are of the datagram there */
 };
 
-/* A frame of the batch, or bytes for quarantine. */
+/* A frame of the batch, or bytes for quarantine; or a run of numbers that are other writers', which are marked only. */
 struct piece {
     struct sink_origin origin;
     struct known_stream *stream; /* NULL: without an envelope */
     uint64_t seq_end;
     uint64_t session; /* the first bytes of its id; 0: none, or not a frame */
-    bool dropped;     /* a duplicate, or in quarantine: nothing to store */
-    char *broken;     /* why it is no frame; NULL: it may be one */
+    bool others;
+    bool dropped; /* a duplicate, or in quarantine, or others': nothing to store */
+    char *broken; /* why it is no frame; NULL: it may be one */
 };
 
 /* Where a frame's row goes. */
@@ -84,13 +87,16 @@ struct apply {
     struct apply_place *places; /* memory for sorting: twice the capacity */
     size_t place_capacity;
     struct apply_place *order; /* within it: the pieces in the order in which they are built; NULL: as they came */
+    size_t own_count;       /* … that are not others' */
+    uint64_t scanned_bytes; /* of the journal's datagrams, whosever they are */
     struct sink_refused *refused;
     size_t refused_count, refused_capacity;
     struct sink_stream **stream_list;
     size_t stream_capacity;
     size_t new_streams; /* that the cache did not know */
     struct tally tally;
-    uint64_t to;
+    uint64_t to;    /* where it ends; read so far */
+    uint64_t limit; /* no batch goes beyond */
     struct verdicts verdicts[TARGETS]; /* of a careful batch */
     struct verdicts streak[TARGETS];   /* of the batches since the table last took something */
 
@@ -102,7 +108,8 @@ struct apply {
 /* apply_read.c */
 void apply_clear_batch(struct apply *apply);
 void apply_forget_streams(struct apply *apply);
-/* Reads records until the batch is full or nothing durable is left: apply->to is where it ends. 0 or a negative errno of the reader. */
+/* Reads on from apply->to until the batch is full or nothing durable is left. 1: it is full; 0: nothing is left; or a negative errno of the
+ * reader. */
 int apply_gather(struct apply *apply) __attribute__((warn_unused_result));
 int apply_load_streams(struct apply *apply) __attribute__((warn_unused_result));
 /* Marks the pieces' numbers as seen; drops duplicates, and puts what is no frame into quarantine. */

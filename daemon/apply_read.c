@@ -1,7 +1,8 @@
-/* See apply_internal.h. Which bytes of the journal are frames, and which of them are new. */
+/* See apply_internal.h. Which bytes of the journal are frames, which of these are this writer's own, and which are new. */
 #include "daemon/apply_internal.h"
 
 #include "daemon/datagram.h"
+#include "daemon/share.h"
 #include "proto/utf8.h"
 
 #include <assert.h>
@@ -21,7 +22,9 @@ void apply_clear_batch(struct apply *apply)
         free(apply->pieces[i].broken);
     for (size_t i = 0; i < apply->refused_count; i++)
         free(apply->refused[i].reason);
-    apply->piece_count = apply->refused_count = apply->arena_used = apply->new_streams = 0;
+    apply->piece_count = apply->own_count = apply->refused_count = apply->arena_used = apply->new_streams = 0;
+    apply->scanned_bytes = 0;
+    apply->to = apply->lsn;
     apply->tally = (struct tally){.replayed = 0};
 }
 
@@ -33,6 +36,7 @@ void apply_forget_streams(struct apply *apply)
     for (; stream; stream = next) {
         next = stream->hh.next;
         rangeset_done(&stream->stream.seen);
+        sink_stream_forget_others(&stream->stream);
         free(stream);
     }
 }
@@ -86,17 +90,75 @@ static struct known_stream *know_stream(struct apply *apply, const struct journa
     return stream;
 }
 
-static int add_piece(struct apply *apply, const struct journal_record *record, struct known_stream *stream,
-                     const struct datagram_piece *from, uint32_t index)
+static int add_run(struct apply *apply, struct known_stream *stream, uint64_t to, uint64_t lsn)
 {
-    struct piece *pieces = grow(apply->pieces, &apply->piece_capacity, apply->piece_count, sizeof(*pieces)), *piece;
+    struct piece *pieces;
 
+    if (stream->run_from >= to)
+        return 0;
+    pieces = grow(apply->pieces, &apply->piece_capacity, apply->piece_count, sizeof(*pieces));
+    if (!pieces)
+        return -ENOMEM;
+    apply->pieces = pieces;
+    pieces[apply->piece_count++] = (struct piece){.origin = {.seq = stream->run_from, .lsn = lsn},
+                                                  .stream = stream,
+                                                  .seq_end = to,
+                                                  .others = true,
+                                                  .dropped = true};
+    stream->run_from = to;
+    return 0;
+}
+
+/* The numbers of others' frames that went by become a piece; those of the datagram being read one of their own, for a piece without a number may
+ * follow, which is new if its datagram is. */
+static int close_run(struct apply *apply, struct known_stream *stream)
+{
+    uint64_t split = stream->run_split < stream->run_to ? stream->run_split : stream->run_to;
+    int r = add_run(apply, stream, split, UINT64_MAX);
+
+    return r == 0 ? add_run(apply, stream, stream->run_to, stream->run_lsn) : r;
+}
+
+static int begin_run(struct apply *apply, struct known_stream *stream, uint64_t seq, uint64_t lsn)
+{
+    int r = stream->run_to == seq ? 0 : close_run(apply, stream);
+
+    if (stream->run_from == stream->run_to)
+        stream->run_from = stream->run_to = seq;
+    stream->run_split = seq;
+    stream->run_lsn = lsn;
+    return r;
+}
+
+/* Another writer's frame: its numbers are noted, in their order among this writer's own. */
+static int pass_piece(struct apply *apply, struct known_stream *stream, const struct datagram_piece *piece)
+{
+    if (!stream || piece->seq == 0)
+        return 0;
+    if (stream->run_to != piece->seq) { /* own ones lie between */
+        if (close_run(apply, stream) < 0)
+            return -ENOMEM;
+        stream->run_from = piece->seq;
+    }
+    stream->run_to = piece->seq_end;
+    return 0;
+}
+
+/* data: where the piece's bytes will stay. */
+static int add_piece(struct apply *apply, const struct journal_record *record, struct known_stream *stream,
+                     const struct datagram_piece *from, const void *data, uint32_t index)
+{
+    struct piece *pieces, *piece;
+
+    if (stream && close_run(apply, stream) < 0)
+        return -ENOMEM;
+    pieces = grow(apply->pieces, &apply->piece_capacity, apply->piece_count, sizeof(*pieces));
     if (!pieces)
         return -ENOMEM;
     apply->pieces = pieces;
     piece = &pieces[apply->piece_count];
     *piece = (struct piece){
-        .origin = {.data = from->data,
+        .origin = {.data = data,
                    .size = from->size,
                    .lsn = record->lsn,
                    .index = index,
@@ -117,35 +179,9 @@ static int add_piece(struct apply *apply, const struct journal_record *record, s
             return -ENOMEM;
     }
     apply->piece_count++;
+    apply->own_count++;
     apply->tally.replayed += record->lsn < apply->counted_lsn; /* nobody counted it as received yet */
     return 0;
-}
-
-static int add_datagram(struct apply *apply, const struct journal_record *record, const void *data)
-{
-    struct known_stream *stream = NULL;
-    struct datagram_parts parts;
-    struct datagram_piece piece;
-    uint32_t index = 0;
-    int r = 0;
-
-    datagram_open(&parts, data, record->size, record->flags & JOURNAL_TRUNCATED);
-    if (parts.sequenced) {
-        stream = know_stream(apply, record, &parts.envelope);
-        if (!stream)
-            return -ENOMEM;
-    }
-    while (r == 0 && datagram_next(&parts, &piece))
-        r = add_piece(apply, record, stream, &piece, index++);
-    return r;
-}
-
-static int add_hole(struct apply *apply, const struct journal_record *record, const void *data)
-{
-    const struct datagram_piece piece = {
-        .data = data, .size = record->size, .broken = "journal: these bytes were damaged on disk and set aside"};
-
-    return add_piece(apply, record, NULL, &piece, 0);
 }
 
 static void note_received(struct sink_counts *counts, int64_t received_us)
@@ -156,36 +192,104 @@ static void note_received(struct sink_counts *counts, int64_t received_us)
         counts->last_received_us = received_us;
 }
 
-/* Reads records until the batch is full or nothing durable is left. */
+/* Keeps a record's bytes: its first piece that is this writer's own needs them. */
+static const char *keep_bytes(struct apply *apply, const struct journal_record *record)
+{
+    char *kept = apply->arena + apply->arena_used;
+
+    assert(record->size <= apply->arena_size - apply->arena_used);
+    memcpy(kept, record->payload, record->size);
+    apply->arena_used += record->size;
+    note_received(&apply->tally.counts, record->received_us);
+    return kept;
+}
+
+static bool is_own(const struct apply *apply, const struct datagram_piece *piece)
+{
+    unsigned writers = apply->options.writers;
+
+    return writers == 1 ||
+           (piece->broken ? 0 : share_of_frame(piece->data, piece->size, writers)) == apply->options.writer;
+}
+
+static int add_datagram(struct apply *apply, const struct journal_record *record)
+{
+    const char *payload = record->payload, *kept = NULL;
+    struct known_stream *stream = NULL;
+    struct datagram_parts parts;
+    struct datagram_piece piece;
+    int r = 0;
+
+    datagram_open(&parts, payload, record->size, record->flags & JOURNAL_TRUNCATED);
+    if (parts.sequenced) {
+        stream = know_stream(apply, record, &parts.envelope);
+        if (!stream || begin_run(apply, stream, parts.envelope.stream_seq, record->lsn) < 0)
+            return -ENOMEM;
+    }
+    for (uint32_t index = 0; r == 0 && datagram_next(&parts, &piece); index++) {
+        if (!is_own(apply, &piece)) {
+            r = pass_piece(apply, stream, &piece);
+            continue;
+        }
+        if (!kept)
+            kept = keep_bytes(apply, record);
+        r = add_piece(apply, record, stream, &piece, kept + ((const char *)piece.data - payload), index);
+    }
+    return r;
+}
+
+static int add_hole(struct apply *apply, const struct journal_record *record)
+{
+    const struct datagram_piece piece = {.size = record->size,
+                                         .broken = "journal: these bytes were damaged on disk and set aside"};
+
+    return is_own(apply, &piece) ? add_piece(apply, record, NULL, &piece, keep_bytes(apply, record), 0) : 0;
+}
+
+static int close_runs(struct apply *apply)
+{
+    int r = 0;
+
+    if (apply->options.writers == 1)
+        return 0;
+    for (struct known_stream *stream = apply->streams; r == 0 && stream; stream = stream->hh.next)
+        r = close_run(apply, stream);
+    return r;
+}
+
+static bool is_full(const struct apply *apply)
+{
+    /* What was refused needs company to show whether it is at fault or its table. */
+    size_t rows = apply->careful && apply->most_rows < COMPANY ? COMPANY : apply->most_rows;
+
+    return apply->own_count >= rows || apply->arena_used >= apply->most_bytes ||
+           apply->scanned_bytes / apply->options.writers >= apply->options.batch_bytes ||
+           apply->new_streams >= NEW_STREAMS_MAX || journal_reader_lsn(apply->reader) >= apply->limit;
+}
+
 int apply_gather(struct apply *apply)
 {
     struct journal_record record;
-    /* What was refused needs company to show whether it is at fault or its table. */
-    size_t rows = apply->careful && apply->most_rows < COMPANY ? COMPANY : apply->most_rows;
     int r = 0;
 
-    apply_clear_batch(apply);
-    if (journal_reader_lsn(apply->reader) != apply->lsn)
-        r = journal_reader_seek(apply->reader, apply->lsn);
-    while (r == 0 && apply->piece_count < rows && apply->arena_used < apply->most_bytes &&
-           apply->new_streams < NEW_STREAMS_MAX) {
+    if (journal_reader_lsn(apply->reader) != apply->to)
+        r = journal_reader_seek(apply->reader, apply->to);
+    while (r == 0 && !is_full(apply)) {
         r = journal_reader_next(apply->reader, &record);
         if (r < 0)
             break;
         if (record.kind == JOURNAL_MARK)
             continue;
-        assert(record.size <= apply->arena_size - apply->arena_used);
-        memcpy(apply->arena + apply->arena_used, record.payload, record.size);
-        note_received(&apply->tally.counts, record.received_us);
-        r = record.kind == JOURNAL_DATAGRAM ? add_datagram(apply, &record, apply->arena + apply->arena_used)
-                                            : add_hole(apply, &record, apply->arena + apply->arena_used);
-        apply->arena_used += record.size;
+        apply->scanned_bytes += record.size;
+        r = record.kind == JOURNAL_DATAGRAM ? add_datagram(apply, &record) : add_hole(apply, &record);
     }
     apply->to = journal_reader_lsn(apply->reader);
+    if (r == -ENOMEM || (r != -EAGAIN && r < 0 && apply->scanned_bytes == 0))
+        return r;
     /* Damage, or an error of the disk, comes up again when it is next in line: what lies before it is applied first. */
-    if (r == -EAGAIN || (r < 0 && r != -ENOMEM && apply->piece_count > 0))
-        r = 0;
-    return r;
+    if (close_runs(apply) < 0)
+        return -ENOMEM;
+    return r != -EAGAIN;
 }
 
 /* --- once: pieces ▶ pieces that are new ---------------------------------------------------------------------------------- */
@@ -257,23 +361,51 @@ int apply_list_changed(struct apply *apply, size_t *ret_count)
     return list_streams(apply, is_changed, ret_count);
 }
 
+/* A number is stored if it is marked by the writer whose frame it was, in this row or in one that was kept when the writers were another number. */
+static bool is_stored(const struct sink_stream *stream, const struct piece *piece)
+{
+    uint64_t missing = piece->origin.seq, before;
+
+    do {
+        before = missing;
+        missing = rangeset_first_missing(&stream->seen, missing);
+        for (size_t i = 0; i < stream->other_count && missing < piece->seq_end; i++) {
+            const struct sink_stream_other *other = &stream->others[i];
+            unsigned owner =
+                piece->broken ? 0 : share_of_frame(piece->origin.data, piece->origin.size, other->writers);
+
+            if (owner == other->writer)
+                missing = rangeset_first_missing(&other->seen, missing);
+        }
+    } while (missing != before && missing < piece->seq_end);
+    return missing >= piece->seq_end;
+}
+
 /* A piece with numbers: stored only if one of them is new, which makes its datagram new. */
 static int mark_numbers(struct apply *apply, struct piece *piece, bool *datagram_is_new)
 {
     struct known_stream *stream = piece->stream;
+    bool was_seen, duplicate;
     int r;
 
     assert(stream); /* only an envelope gives numbers */
-    if (rangeset_first_missing(&stream->stream.seen, piece->origin.seq) >= piece->seq_end) {
+    was_seen = rangeset_first_missing(&stream->stream.seen, piece->origin.seq) >= piece->seq_end;
+    duplicate = !piece->others && (was_seen || is_stored(&stream->stream, piece));
+    if (duplicate)
         drop_duplicate(apply, piece);
+    if (was_seen)
         return 0;
-    }
     r = rangeset_add(&stream->stream.seen, piece->origin.seq, piece->seq_end);
+    if (r == -E2BIG && piece->dropped)
+        return 0;
     if (r == -E2BIG)
         return apply_refuse(apply, piece, "stream: its numbers have more than 1024 holes");
     if (r < 0)
         return r;
-    stream->changed = *datagram_is_new = true;
+    stream->changed = true;
+    if (duplicate || piece->others)
+        return 0;
+    *datagram_is_new = true;
     return piece->broken ? apply_refuse(apply, piece, piece->broken) : 0;
 }
 

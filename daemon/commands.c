@@ -113,6 +113,24 @@ static void put_alarms(struct map *map, const struct alarms *alarms)
     map->pairs++;
 }
 
+static void put_writers(struct map *map, struct writers *writers)
+{
+    unsigned count = writers_count(writers);
+    struct writer_status status;
+
+    pack_text(&map->packer, "writers");
+    msgpack_pack_array(&map->packer, count);
+    for (unsigned i = 0; i < count; i++) {
+        writers_get_one(writers, i, &status);
+        msgpack_pack_map(&map->packer, 4);
+        pack_pair_uint(&map->packer, "writer", i);
+        pack_pair_text(&map->packer, "state", writer_state_name(status.state));
+        pack_pair_text(&map->packer, "error", status.error);
+        pack_pair_uint(&map->packer, "lsn", status.committed_lsn);
+    }
+    map->pairs++;
+}
+
 static void put_other_metric(void *context, const char *name, enum metric_kind kind, const char *help, uint64_t value)
 {
     static const char *const shown[] = {"frames_received", "frames_stored", "frames_duplicate", "frames_quarantined",
@@ -135,7 +153,7 @@ static void run_status(void *context, const msgpack_object *args, struct control
     struct map map;
 
     (void)args;
-    writer_get_status(c->writer, &status);
+    writers_get_status(c->writers, &status);
     watch_look(c->watch, &status);
     map_begin(&map);
     put_text(&map, "version", TOLL_VERSION);
@@ -146,9 +164,10 @@ static void run_status(void *context, const msgpack_object *args, struct control
     put_text(&map, "sink", c->sink_name);
     put_text(&map, "sink_state", writer_state_name(status.state));
     put_text(&map, "sink_error", status.error);
+    put_writers(&map, c->writers);
     put_frames(&map, c->metrics);
     put_journal(&map, c->journal, c->watch, &status);
-    put_uint(&map, "sessions_live", apply_session_count(writer_apply(c->writer)));
+    put_uint(&map, "sessions_live", writers_session_count(c->writers));
     put_uint(&map, "streams", streams_count(streams));
     put_uint(&map, "ack_pages", streams_pages(streams));
     put_uint(&map, "quarantine_limit", c->watch->quarantine_limit);
@@ -182,13 +201,20 @@ struct session_list {
     size_t count, limit;
 };
 
+/* Keeps the latest of all writers; each shows its own latest first. */
 static bool copy_session(void *context, const struct session *session)
 {
     struct session_list *list = context;
+    size_t at = list->count;
 
-    if (list->count == list->limit)
+    while (at > 0 && list->sessions[at - 1].last_us < session->last_us)
+        at--;
+    if (at == list->limit)
         return false;
-    list->sessions[list->count++] = *session;
+    if (list->count < list->limit)
+        list->count++;
+    memmove(list->sessions + at + 1, list->sessions + at, (list->count - 1 - at) * sizeof(*list->sessions));
+    list->sessions[at] = *session;
     return true;
 }
 
@@ -207,7 +233,7 @@ static int work_sessions(void *context, const msgpack_object *args, msgpack_pack
     list.sessions = calloc(list.limit + 1, sizeof(*list.sessions));
     if (!list.sessions)
         return -ENOMEM;
-    apply_sessions(writer_apply(c->writer), copy_session, &list);
+    writers_sessions(c->writers, copy_session, &list);
     msgpack_pack_array(data, list.count);
     for (size_t i = 0; i < list.count; i++)
         pack_session(data, &list.sessions[i]);
@@ -227,7 +253,7 @@ static int work_session(void *context, const msgpack_object *args, msgpack_packe
         snprintf(error, CONTROL_ERROR_MAX, "session_id: expected a UUID");
         return -EINVAL;
     }
-    if (apply_session(writer_apply(c->writer), id, &session))
+    if (writers_session(c->writers, id, &session))
         pack_session(data, &session);
     else
         msgpack_pack_nil(data);
@@ -317,7 +343,7 @@ static void on_flush_deadline(uv_timer_t *timer)
     struct commands *c = wait->commands;
     struct writer_status status;
 
-    writer_get_status(c->writer, &status);
+    writers_get_status(c->writers, &status);
     control_reply_error(end_wait(wait), "not everything was committed in time; storing is %s%s%.120s",
                         writer_state_name(status.state), status.error[0] ? ": " : "", status.error);
 }
@@ -391,8 +417,8 @@ static void run_flush(void *context, const msgpack_object *args, struct control_
     wait->deadline.data = wait;
     uv_timer_start(&wait->deadline, on_flush_deadline, timeout_ms, 0);
     DL_APPEND(c->waits, wait);
-    writer_hurry(c->writer, wait->lsn);
-    writer_get_status(c->writer, &status);
+    writers_hurry(c->writers, wait->lsn);
+    writers_get_status(c->writers, &status);
     commands_progress(c, &status);
 }
 

@@ -7,7 +7,7 @@
 #include "daemon/journal.h"
 #include "daemon/metrics.h"
 #include "daemon/watch.h"
-#include "daemon/writer.h"
+#include "daemon/writers.h"
 
 #include <stdint.h>
 #include <uv.h>
@@ -18,7 +18,7 @@ struct flush_wait;
 struct commands {
     uv_loop_t *loop;
     struct intake *intake;
-    struct writer *writer;
+    struct writers *writers;
     struct journal *journal;
     const struct metrics *metrics;
     struct watch *watch;      /* the alarms */

@@ -28,6 +28,7 @@ struct config {
         char *url; /* secret: never printed; "" means the log sink */
         bool auto_migrate;
         int64_t connect_timeout_us, tcp_user_timeout_us, retry_max_us;
+        int64_t writers;
     } database;
     struct {
         int ack; /* enum config_ack */

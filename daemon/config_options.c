@@ -61,6 +61,8 @@ const struct config_option config_options[] = {
      .doc = "drop a connection whose peer is silent this long"},
     {"database", "retry_max", "5s", DURATION(database.retry_max_us, 100 * MS, 1 * HR), RELOADABLE,
      .doc = "longest pause between tries while the database is away"},
+    {"database", "writers", "1", INT(database.writers, 1, 64),
+     .doc = "connections that store, each a share of the calls: one per core that PostgreSQL has to spare"},
 
     {"journal", "ack", "sync", ENUM(journal.ack, ack_names),
      .doc = "when a frame counts as durable: synced to disk, given to the kernel, or committed"},

@@ -151,10 +151,11 @@ int journal_collect(struct journal *journal, uint64_t committed_lsn, int64_t now
  * have been. Appending thread, with no journal_collect() under way. */
 void journal_clock_stepped(struct journal *journal, int64_t step_us);
 
-/* Nothing from lsn on is deleted, whatever journal_collect() is told, until this is called again: the database has gone
- * back, so what was committed is needed again. UINT64_MAX, as at first: no such limit. When it returns, a deletion
+/* Nothing from the lowest holder's lsn on is deleted, whatever journal_collect() is told, until that calls this again: the database has
+ * gone back, so what was committed is needed again. holder < JOURNAL_HOLDERS. UINT64_MAX, as at first: no such limit. When it returns, a deletion
  * that was under way is over, and journal_oldest_lsn() stays below or at lsn if it is now. Thread-safe. */
-void journal_hold(struct journal *journal, uint64_t lsn);
+enum { JOURNAL_HOLDERS = 64 };
+void journal_hold(struct journal *journal, unsigned holder, uint64_t lsn);
 
 /* The unconfirmed LSN: where the log stood when a run began that has not yet compared notes with the
  * database; UINT64_MAX: confirmed. Kept in a file, so it survives runs. A database watermark above it means
@@ -163,12 +164,15 @@ void journal_hold(struct journal *journal, uint64_t lsn);
 uint64_t journal_unconfirmed_lsn(const struct journal *journal);
 int journal_confirm(struct journal *journal) __attribute__((warn_unused_result));
 
-/* Starts a journal of a new UUID in place of this one and appends all records from `from` (of the old) to it
- * again; the old one is set aside until the new one is durable, then deleted. Appending thread, with no sync
+/* Starts a journal of that UUID in place of this one and appends all records from `from` (of the old) to it
+ * again, so that what stood at an LSN stands at LSN - `from`; the old one is set aside until the new one is durable, then deleted. Appending thread, with no sync
  * under way and no reader open. Space limits do not apply. -ERANGE: `from` is not in the log; -EBADMSG:
  * damage at or above it (journal_repair() first); these and -ENOSPC leave the old one as it was; -EIO: call
  * journal_rewrite(), then try again. Records keep all that is in them; only their LSNs are new. */
-int journal_renew(struct journal *journal, uint64_t from) __attribute__((warn_unused_result));
+int journal_renew(struct journal *journal, uint64_t from, const uint8_t uuid[static 16])
+    __attribute__((warn_unused_result));
+/* A UUID for it. 0 or -errno. */
+int journal_draw_uuid(struct journal *journal, uint8_t ret[static 16]) __attribute__((warn_unused_result));
 
 /* Small facts that the daemon keeps beside the log, durable when the call returns: `name` is a plain file
  * name in the state directory, not one of the journal's own. The file carries a checksum: -EBADMSG when it is

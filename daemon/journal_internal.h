@@ -191,8 +191,8 @@ int journal_attach(struct journal **ret, const struct journal_options *options) 
 /* Finishes or undoes what a crash left in the state directory: half a renewal, half a creation, temporary
  * files. */
 int journal_settle(struct journal *journal, bool *ret_exists) MUST_CHECK;
-/* Builds an empty log of a new UUID under JOURNAL_DIR_NEW and makes it the handle's. */
-int journal_build(struct journal *journal) MUST_CHECK;
+/* Builds an empty log of that UUID under JOURNAL_DIR_NEW and makes it the handle's. */
+int journal_build(struct journal *journal, const uint8_t uuid[16]) MUST_CHECK;
 int journal_identity_write(struct journal *journal) MUST_CHECK;
 int journal_identity_read(struct journal *journal, uint8_t ret_machine_id[16]) MUST_CHECK;
 int journal_unconfirmed_write(struct journal *journal) MUST_CHECK;
@@ -236,7 +236,8 @@ struct journal {
     int64_t retention_us;               /* lock */
 
     _Atomic uint64_t oldest, durable, written, end, unconfirmed, disk_bytes;
-    _Atomic uint64_t hold; /* what is deleted is below; lowered under space_lock */
+    uint64_t holds[JOURNAL_HOLDERS]; /* lock */
+    _Atomic uint64_t hold;           /* the lowest: what is deleted is below; lowered under space_lock */
     _Atomic int failed;    /* closed for good: the error */
     atomic_bool broken;    /* a write or sync failed and journal_rewrite() has not been called */
     atomic_bool full;      /* the last try for a segment found no space */

@@ -33,6 +33,8 @@ int journal_attach(struct journal **ret, const struct journal_options *options)
         goto fail;
     journal_set_limits(journal, options->max_bytes, options->min_free_bytes, options->retention_us);
     journal->hold = UINT64_MAX;
+    for (size_t i = 0; i < JOURNAL_HOLDERS; i++)
+        journal->holds[i] = UINT64_MAX;
 
     r = journal->state_fd = journal_io_open_dir(io, AT_FDCWD, options->state_dir);
     if (r < 0)
@@ -195,18 +197,27 @@ int journal_settle(struct journal *journal, bool *ret_exists)
     return r;
 }
 
-int journal_build(struct journal *journal)
+int journal_draw_uuid(struct journal *journal, uint8_t ret[static 16])
+{
+    uint8_t uuid[16];
+
+    int r = journal->io->random(journal->io->context, uuid, 16);
+    if (r < 0)
+        return r;
+    uuid[6] = (uuid[6] & 0x0f) | 0x40; /* RFC 4122, version 4 */
+    uuid[8] = (uuid[8] & 0x3f) | 0x80;
+    memcpy(ret, uuid, 16);
+    return 0;
+}
+
+int journal_build(struct journal *journal, const uint8_t uuid[16])
 {
     const struct journal_io *io = journal->io;
 
-    int r = io->random(io->context, journal->uuid, 16);
-    if (r < 0)
-        return r;
-    journal->uuid[6] = (journal->uuid[6] & 0x0f) | 0x40; /* RFC 4122, version 4 */
-    journal->uuid[8] = (journal->uuid[8] & 0x3f) | 0x80;
+    memcpy(journal->uuid, uuid, 16);
     journal->seed = journal_record_seed(journal->uuid);
 
-    r = io->mkdir(io->context, journal->state_fd, JOURNAL_DIR_NEW, 0750);
+    int r = io->mkdir(io->context, journal->state_fd, JOURNAL_DIR_NEW, 0750);
     if (r < 0)
         return r;
     r = journal->dir_fd = journal_io_open_dir(io, journal->state_fd, JOURNAL_DIR_NEW);
@@ -225,7 +236,11 @@ static int journal_create(struct journal *journal)
 {
     const struct journal_io *io = journal->io;
 
-    int r = journal_build(journal);
+    uint8_t uuid[16];
+
+    int r = journal_draw_uuid(journal, uuid);
+    if (r == 0)
+        r = journal_build(journal, uuid);
     if (r == 0)
         r = io->rename(io->context, journal->state_fd, JOURNAL_DIR_NEW, JOURNAL_DIR);
     if (r == 0)

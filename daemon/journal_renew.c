@@ -142,7 +142,7 @@ static void logs_swap(struct journal *journal, struct journal *fresh)
     pthread_mutex_unlock(&journal->lock);
 }
 
-int journal_renew(struct journal *journal, uint64_t from)
+int journal_renew(struct journal *journal, uint64_t from, const uint8_t uuid[static 16])
 {
     struct journal *fresh = NULL;
     bool built = false;
@@ -165,7 +165,7 @@ int journal_renew(struct journal *journal, uint64_t from)
         goto out;
     assert(fresh);
     built = true;
-    r = journal_build(fresh);
+    r = journal_build(fresh, uuid);
     if (r == 0)
         r = journal_unconfirmed_write(fresh); /* 0: the database does not know it yet */
     if (r == 0)

@@ -116,15 +116,29 @@ static int space_yield(struct journal *journal, uint64_t committed_lsn, int64_t 
     return r;
 }
 
-void journal_hold(struct journal *journal, uint64_t lsn)
+static void hold_update(struct journal *journal, unsigned holder, uint64_t lsn)
 {
-    if (lsn >= journal->hold) { /* every commit comes here, and must not wait for the disk */
-        journal->hold = lsn;
-        return;
-    }
-    pthread_mutex_lock(&journal->space_lock);
-    journal->hold = lsn;
-    pthread_mutex_unlock(&journal->space_lock);
+    uint64_t lowest = UINT64_MAX;
+
+    pthread_mutex_lock(&journal->lock);
+    journal->holds[holder] = lsn;
+    for (unsigned i = 0; i < JOURNAL_HOLDERS; i++)
+        if (journal->holds[i] < lowest)
+            lowest = journal->holds[i];
+    journal->hold = lowest;
+    pthread_mutex_unlock(&journal->lock);
+}
+
+void journal_hold(struct journal *journal, unsigned holder, uint64_t lsn)
+{
+    pthread_mutex_lock(&journal->lock);
+    bool lowers = lsn < journal->holds[holder];
+    pthread_mutex_unlock(&journal->lock);
+    if (lowers) /* every commit comes here, and must not wait for the disk */
+        pthread_mutex_lock(&journal->space_lock);
+    hold_update(journal, holder, lsn);
+    if (lowers)
+        pthread_mutex_unlock(&journal->space_lock);
 }
 
 void journal_clock_stepped(struct journal *journal, int64_t step_us)

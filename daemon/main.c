@@ -36,7 +36,6 @@ struct tolld {
     uv_loop_t loop;
     struct metrics metrics;
     struct journal *journal;
-    struct sink *sink;
     struct pipeline *pipeline;
     struct control *control;
     struct commands commands;
@@ -173,28 +172,34 @@ static long load_watermark(void *context, void *data, size_t cap)
     return journal_state_read(context, "log_watermark", data, cap);
 }
 
-static int open_sink(struct tolld *d)
+/* One writer's. */
+static struct sink *make_sink(void *context)
 {
+    struct tolld *d = context;
     const struct config *config = &d->config;
+    const struct sink_postgres_options postgres = {
+        .url = config->database.url,
+        .auto_migrate = config->database.auto_migrate,
+        .connect_timeout_s = (int)(config->database.connect_timeout_us / 1000000),
+        .tcp_user_timeout_ms = (int)(config->database.tcp_user_timeout_us / 1000),
+        .takeover_s = (int)(config->sessions.takeover_after_us / 1000000),
+    };
+    const struct sink_log_options lines = {
+        .fd = STDOUT_FILENO, .save = save_watermark, .load = load_watermark, .context = d->journal};
 
-    if (config->database.url[0]) {
-        const struct sink_postgres_options options = {
-            .url = config->database.url,
-            .auto_migrate = config->database.auto_migrate,
-            .connect_timeout_s = (int)(config->database.connect_timeout_us / 1000000),
-            .tcp_user_timeout_ms = (int)(config->database.tcp_user_timeout_us / 1000),
-            .takeover_s = (int)(config->sessions.takeover_after_us / 1000000),
-        };
+    return config->database.url[0] ? sink_postgres_new(&postgres) : sink_log_new(&lines);
+}
 
-        d->sink = sink_postgres_new(&options);
-    } else {
-        const struct sink_log_options options = {
-            .fd = STDOUT_FILENO, .save = save_watermark, .load = load_watermark, .context = d->journal};
+static unsigned count_writers(const struct tolld *d)
+{
+    unsigned writers = (unsigned)d->config.database.writers;
 
-        d->sink = sink_log_new(&options);
-        log_info("DATABASE_URL is not set: frames are written to standard output as lines of JSON");
-    }
-    return d->sink ? 0 : -ENOMEM;
+    if (d->config.database.url[0])
+        return writers;
+    log_info("DATABASE_URL is not set: frames are written to standard output as lines of JSON");
+    if (writers > 1)
+        log_info("lines have one writer: database.writers is for PostgreSQL");
+    return 1;
 }
 
 /* --- running ---------------------------------------------------------------------------------------------------------------- */
@@ -315,7 +320,7 @@ static void on_reload(uv_signal_t *handle, int number)
         config_reload(&d->config, &config, applied, restart);
         options = writer_options_of(d);
         options.host = "";
-        writer_set_options(pipeline_writer(d->pipeline), &options);
+        writers_set_options(pipeline_writers(d->pipeline), &options);
         set_watch_limits(d);
         journal_set_limits(d->journal, (uint64_t)d->config.journal.max_bytes,
                            (uint64_t)d->config.journal.min_free_bytes, d->config.journal.retention_us);
@@ -347,7 +352,10 @@ static int start_pipeline(struct tolld *d)
                                .pages_max_per_uid = (size_t)config->limits.pages_per_uid,
                                .epoch = (uint64_t)clock_realtime_us(),
                                .stall_us = config->limits.stream_stall_us}},
-        .writer = writer_options_of(d),
+        .writers = {.writer = writer_options_of(d),
+                    .count = count_writers(d),
+                    .sink = make_sink,
+                    .sink_context = d},
         .progress = on_progress,
         .broken = on_broken,
         .ended = on_ended,
@@ -356,14 +364,14 @@ static int start_pipeline(struct tolld *d)
     char host[256] = "";
 
     (void)gethostname(host, sizeof(host) - 1);
-    options.writer.host = host;
-    return pipeline_new(&d->pipeline, &options, &d->loop, d->socket, d->journal, d->sink, &d->metrics);
+    options.writers.writer.host = host;
+    return pipeline_new(&d->pipeline, &options, &d->loop, d->socket, d->journal, &d->metrics);
 }
 
 static void start_watch(struct tolld *d)
 {
     d->watch = (struct watch){.intake = pipeline_intake(d->pipeline),
-                              .writer = pipeline_writer(d->pipeline),
+                              .writers = pipeline_writers(d->pipeline),
                               .journal = d->journal,
                               .metrics = &d->metrics};
     set_watch_limits(d);
@@ -378,11 +386,11 @@ static int start_control(struct tolld *d)
     d->commands = (struct commands){
         .loop = &d->loop,
         .intake = pipeline_intake(d->pipeline),
-        .writer = pipeline_writer(d->pipeline),
+        .writers = pipeline_writers(d->pipeline),
         .journal = d->journal,
         .metrics = &d->metrics,
         .watch = &d->watch,
-        .sink_name = d->sink->ops->name,
+        .sink_name = writers_sink_name(pipeline_writers(d->pipeline)),
         .ack_name = config_ack_name((enum config_ack)d->config.journal.ack),
         .started_us = clock_monotonic_us(),
     };
@@ -422,9 +430,7 @@ static int start(struct tolld *d)
     r = open_socket(d);
     if (r < 0)
         return r;
-    r = open_sink(d);
-    if (r == 0)
-        r = start_loop(d);
+    r = start_loop(d);
     if (r == 0)
         r = start_pipeline(d);
     if (r < 0) {
@@ -445,7 +451,7 @@ static int run(struct tolld *d)
     if (r < 0) /* the writer's thread may be at work, so nothing is taken from under its feet */
         _exit(r == -ENAMETOOLONG ? EXIT_CONFIGURATION : d->exit_status ? d->exit_status : EXIT_FAILURE);
     warn_short_queue();
-    log_info("ready version=%s sink=%s ack=%s", TOLL_VERSION, d->sink->ops->name,
+    log_info("ready version=%s sink=%s ack=%s", TOLL_VERSION, d->commands.sink_name,
              config_ack_name((enum config_ack)d->config.journal.ack));
     sd_notify(0, "READY=1"); /* does not wait for PostgreSQL: receiving and acknowledging work without it */
     uv_run(&d->loop, UV_RUN_DEFAULT);
@@ -458,7 +464,6 @@ static int run(struct tolld *d)
     remove_sockets(d);
     pipeline_free(d->pipeline);
     uv_loop_close(&d->loop);
-    d->sink->ops->free(d->sink);
     journal_close(d->journal);
     log_info("stopped");
     return d->exit_status;

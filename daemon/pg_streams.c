@@ -5,11 +5,42 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-/* Three arrays that name streams: uid, id, writer is ours. */
-static int load_some(struct pg *pg, const char *writer, struct sink_stream *const *streams, size_t count,
-                     struct pg_array *uids, struct pg_array *ids)
+/* A row of a stream that another number of writers kept. */
+static int add_other(struct sink_stream *stream, unsigned writer, unsigned writers, const char *seen)
 {
-    const char *parameters[] = {NULL, NULL, writer};
+    struct sink_stream_other *others =
+        realloc(stream->others, (stream->other_count + 1) * sizeof(*others));
+    int r;
+
+    if (!others)
+        return -ENOMEM;
+    stream->others = others;
+    others += stream->other_count;
+    *others = (struct sink_stream_other){.writer = writer, .writers = writers};
+    r = rangeset_parse(&others->seen, seen);
+    if (r == 0)
+        stream->other_count++;
+    return r;
+}
+
+static int load_row(struct sink_stream *stream, const PGresult *result, int row)
+{
+    const char *seen = PQgetvalue(result, row, 1), *revision = PQgetvalue(result, row, 2);
+    int r;
+
+    if (PQgetisnull(result, row, 2))
+        return add_other(stream, (unsigned)atoi(PQgetvalue(result, row, 3)), (unsigned)atoi(PQgetvalue(result, row, 4)),
+                         seen);
+    rangeset_done(&stream->seen);
+    r = rangeset_parse(&stream->seen, seen);
+    stream->revision = strtoll(revision, NULL, 10);
+    return r;
+}
+
+static int load_some(struct pg *pg, const char *writer, const char *writers, struct sink_stream *const *streams,
+                     size_t count, struct pg_array *uids, struct pg_array *ids)
+{
+    const char *parameters[] = {NULL, NULL, writer, writers};
     PGresult *result;
     int r;
 
@@ -18,6 +49,7 @@ static int load_some(struct pg *pg, const char *writer, struct sink_stream *cons
     for (size_t i = 0; i < count; i++) {
         pg_array_add_int(uids, streams[i]->uid);
         pg_array_add_uuid(ids, streams[i]->id);
+        sink_stream_forget_others(streams[i]);
     }
     parameters[0] = pg_array_end(uids);
     parameters[1] = pg_array_end(ids);
@@ -25,26 +57,24 @@ static int load_some(struct pg *pg, const char *writer, struct sink_stream *cons
         return -ENOMEM;
     r = pg_query(
         pg, &result,
-        "SELECT u.n - 1, t.seen, t.revision FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS u (uid, stream_id, n) "
-        "JOIN toll.streams AS t ON t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $3::integer",
-        3, parameters);
+        "SELECT u.n - 1, t.seen, CASE WHEN t.writers = $4::integer THEN t.revision END, t.writer, t.writers "
+        "FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS u (uid, stream_id, n) "
+        "JOIN toll.streams AS t ON t.uid = u.uid AND t.stream_id = u.stream_id "
+        "WHERE t.writers <> $4::integer OR t.writer = $3::integer",
+        4, parameters);
     if (r < 0)
         return r;
-    for (int i = 0; r == 0 && i < PQntuples(result); i++) {
-        struct sink_stream *stream = streams[strtoul(PQgetvalue(result, i, 0), NULL, 10)];
-
-        rangeset_done(&stream->seen);
-        r = rangeset_parse(&stream->seen, PQgetvalue(result, i, 1));
-        stream->revision = strtoll(PQgetvalue(result, i, 2), NULL, 10);
-    }
+    for (int i = 0; r == 0 && i < PQntuples(result); i++)
+        r = load_row(streams[strtoul(PQgetvalue(result, i, 0), NULL, 10)], result, i);
     PQclear(result);
     return r;
 }
 
-int pg_streams_load(struct pg *pg, const char *writer, struct sink_stream *const *streams, size_t count)
+int pg_streams_load(struct pg *pg, const char *writer, const char *writers, struct sink_stream *const *streams,
+                    size_t count)
 {
     struct pg_array uids = {0}, ids = {0};
-    int r = count ? load_some(pg, writer, streams, count, &uids, &ids) : 0;
+    int r = count ? load_some(pg, writer, writers, streams, count, &uids, &ids) : 0;
 
     pg_array_done(&uids);
     pg_array_done(&ids);
@@ -101,19 +131,20 @@ static int fill_stream_arrays(struct stream_arrays *arrays, struct sink_stream *
 }
 
 /* Writes the numbers seen, in the same transaction as the rows. A stream that somebody else wrote meanwhile makes the batch stale. */
-static int write_streams(struct pg *pg, const char *writer, struct stream_arrays *arrays,
+static int write_streams(struct pg *pg, const char *writer, const char *writers, struct stream_arrays *arrays,
                          struct sink_stream *const *streams, size_t count, bool fresh)
 {
     static const char insert[] =
-        "INSERT INTO toll.streams (uid, stream_id, writer, base, seen, client, pid, first_seen_at, last_seen_at) "
-        "SELECT uid, stream_id, $8::integer, base, seen, client, pid, now(), now() FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], "
+        "INSERT INTO toll.streams (uid, stream_id, writer, writers, base, seen, client, pid, first_seen_at, last_seen_at) "
+        "SELECT uid, stream_id, $8::integer, $9::integer, base, seen, client, pid, now(), now() FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], "
         "$4::int8multirange[], $5::bigint[], $6::text[], $7::integer[]) AS u (uid, stream_id, base, seen, revision, client, pid) "
         "ORDER BY uid, stream_id ON CONFLICT DO NOTHING";
     static const char update[] =
         "UPDATE toll.streams AS t SET base = least(t.base, u.base), seen = u.seen, revision = t.revision + 1, "
         "client = coalesce(u.client, t.client), pid = u.pid, last_seen_at = now() FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], "
         "$4::int8multirange[], $5::bigint[], $6::text[], $7::integer[]) AS u (uid, stream_id, base, seen, revision, client, pid) "
-        "WHERE t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $8::integer AND t.revision = u.revision";
+        "WHERE t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $8::integer AND t.writers = $9::integer "
+        "AND t.revision = u.revision";
     int64_t written;
     size_t picked;
     int r = fill_stream_arrays(arrays, streams, count, fresh, &picked);
@@ -125,23 +156,25 @@ static int write_streams(struct pg *pg, const char *writer, struct stream_arrays
         pg_array_end(&arrays->bases),     pg_array_end(&arrays->seen),
         pg_array_end(&arrays->revisions), pg_array_end(&arrays->clients),
         pg_array_end(&arrays->pids),      writer,
+        writers,
     };
     for (size_t i = 0; i < 7; i++)
         if (!parameters[i])
             return -ENOMEM;
-    r = pg_run(pg, &written, fresh ? insert : update, 8, parameters);
+    r = pg_run(pg, &written, fresh ? insert : update, 9, parameters);
     if (r < 0)
         return r;
     return (size_t)written == picked ? 0 : -ESTALE;
 }
 
-int pg_streams_store(struct pg *pg, const char *writer, struct sink_stream *const *streams, size_t count)
+int pg_streams_store(struct pg *pg, const char *writer, const char *writers, struct sink_stream *const *streams,
+                     size_t count)
 {
     struct stream_arrays arrays = {0};
-    int r = write_streams(pg, writer, &arrays, streams, count, false);
+    int r = write_streams(pg, writer, writers, &arrays, streams, count, false);
 
     if (r == 0)
-        r = write_streams(pg, writer, &arrays, streams, count, true);
+        r = write_streams(pg, writer, writers, &arrays, streams, count, true);
     pg_array_done(&arrays.uids);
     pg_array_done(&arrays.ids);
     pg_array_done(&arrays.bases);

@@ -6,11 +6,11 @@
 #include "daemon/pg.h"
 #include "daemon/sink.h"
 
-/* writer: the writer's number, as text. Replaces seen and revision of those that have a row, as sink.h says of load_streams. */
-int pg_streams_load(struct pg *pg, const char *writer, struct sink_stream *const *streams, size_t count)
-    __attribute__((warn_unused_result));
+/* writer: the writer's number, as text; writers: of how many. Replaces seen and revision of those that have a row, as sink.h says of load_streams. */
+int pg_streams_load(struct pg *pg, const char *writer, const char *writers, struct sink_stream *const *streams,
+                    size_t count) __attribute__((warn_unused_result));
 /* Writes the rows and raises their revisions. -ESTALE: somebody else has written one of them since it was loaded. */
-int pg_streams_store(struct pg *pg, const char *writer, struct sink_stream *const *streams, size_t count)
-    __attribute__((warn_unused_result));
+int pg_streams_store(struct pg *pg, const char *writer, const char *writers, struct sink_stream *const *streams,
+                     size_t count) __attribute__((warn_unused_result));
 
 #endif

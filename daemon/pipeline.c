@@ -11,10 +11,10 @@ struct pipeline {
     struct pipeline_options options;
     struct journal *journal;
     struct intake *intake;
-    struct writer *writer;
+    struct writers *writers;
     uv_async_t progress;
     bool stopping, ended;
-    unsigned renewals; /* done or begun */
+    bool renewing;
 };
 
 /* --- the receive loop's events --------------------------------------------------------------------------------------------- */
@@ -23,7 +23,7 @@ static void on_durable(void *context)
 {
     struct pipeline *p = context;
 
-    writer_wake(p->writer);
+    writers_wake(p->writers);
 }
 
 static void on_broken(void *context, int error)
@@ -38,20 +38,18 @@ static void on_intake_stopped(void *context)
 {
     struct pipeline *p = context;
 
-    writer_hurry(p->writer, UINT64_MAX);
-    writer_stop(p->writer);
+    writers_hurry(p->writers, UINT64_MAX);
+    writers_stop(p->writers);
 }
 
-/* --- the writer's events --------------------------------------------------------------------------------------------------- */
+/* --- the writers' events -------------------------------------------------------------------------------------------------- */
 
 static void renew_journal(void *context)
 {
     struct pipeline *p = context;
-    struct writer_status status;
-    int r;
+    int r = writers_renew(p->writers);
 
-    writer_get_status(p->writer, &status);
-    r = journal_renew(p->journal, status.renew_from);
+    p->renewing = false;
     if (r < 0) {
         log_error(
             r == -EBADMSG
@@ -59,9 +57,7 @@ static void renew_journal(void *context)
                 : "the journal can't be renewed error=%s",
             strerror(-r));
         p->options.broken(p->options.context);
-        return;
     }
-    writer_renewed(p->writer);
 }
 
 static void on_progress(uv_async_t *handle)
@@ -69,11 +65,12 @@ static void on_progress(uv_async_t *handle)
     struct pipeline *p = handle->data;
     struct writer_status status;
 
-    writer_get_status(p->writer, &status);
+    writers_look(p->writers);
+    writers_get_status(p->writers, &status);
     if (status.state == WRITER_OK)
         intake_set_committed(p->intake, status.committed_lsn);
-    if (status.state == WRITER_RENEW && p->renewals != status.renewals && !p->stopping) {
-        p->renewals = status.renewals;
+    if (status.state == WRITER_RENEW && !p->renewing && !p->stopping) {
+        p->renewing = true;
         intake_renew(p->intake, renew_journal);
     }
     p->options.progress(p->options.context, &status);
@@ -93,7 +90,7 @@ static void on_progress_from_thread(void *context)
 /* --- start and end --------------------------------------------------------------------------------------------------------- */
 
 int pipeline_new(struct pipeline **ret, const struct pipeline_options *options, uv_loop_t *loop, int fd,
-                 struct journal *journal, struct sink *sink, struct metrics *metrics)
+                 struct journal *journal, struct metrics *metrics)
 {
     struct pipeline *p = calloc(1, sizeof(*p));
     int r;
@@ -105,8 +102,9 @@ int pipeline_new(struct pipeline **ret, const struct pipeline_options *options, 
     p->journal = journal;
     p->options.intake.durable = on_durable;
     p->options.intake.broken = on_broken;
-    p->options.writer.progress = on_progress_from_thread;
-    p->options.intake.context = p->options.writer.context = p->progress.data = p;
+    p->options.writers.writer.progress = on_progress_from_thread;
+    p->options.writers.writer.prompt = options->intake.ack == INTAKE_ACK_COMMIT;
+    p->options.intake.context = p->options.writers.writer.context = p->progress.data = p;
     r = uv_async_init(loop, &p->progress, on_progress);
     if (r < 0) {
         free(p);
@@ -114,8 +112,8 @@ int pipeline_new(struct pipeline **ret, const struct pipeline_options *options, 
     }
     r = intake_new(&p->intake, &p->options.intake, loop, fd, journal, metrics);
     if (r == 0)
-        r = writer_new(&p->writer, &p->options.writer, journal, sink, metrics);
-    p->options.writer.host = NULL; /* the caller's */
+        r = writers_new(&p->writers, &p->options.writers, journal, metrics);
+    p->options.writers.writer.host = NULL; /* the caller's */
     *ret = p;
     return r;
 }
@@ -137,8 +135,8 @@ void pipeline_close(struct pipeline *p)
 {
     if (!p)
         return;
-    writer_free(p->writer);
-    p->writer = NULL;
+    writers_free(p->writers);
+    p->writers = NULL;
     if (p->intake && !p->stopping) /* it did not start */
         intake_stop(p->intake, ignore);
     uv_close((uv_handle_t *)&p->progress, NULL);
@@ -157,7 +155,7 @@ struct intake *pipeline_intake(struct pipeline *p)
     return p->intake;
 }
 
-struct writer *pipeline_writer(struct pipeline *p)
+struct writers *pipeline_writers(struct pipeline *p)
 {
-    return p->writer;
+    return p->writers;
 }

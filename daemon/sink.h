@@ -21,14 +21,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 /* Which log this is: the key of its watermark. */
 struct sink_journal {
     uint8_t uuid[16];
-    int writer;
+    int writer, writers; /* sessions are shared out: this one, from 0, of so many */
     const char *host;
-    bool registered;       /* it had a watermark before: a missing one is then an error, not a first time */
-    uint64_t register_lsn; /* where a first time begins */
+    bool registered; /* it had a watermark before: a missing one is then an error, not a first time */
+    const uint64_t *register_lsns; /* where a first time begins, for each of the writers */
     uint8_t last_run
         [16]; /* what the sink called the last run on this journal, see struct sink_claim; all zero: not known */
 };
@@ -39,9 +40,18 @@ struct sink_claim {
     bool
         contested; /* another run has moved the watermark since the last one of ours: this log must become a new journal … */
     uint64_t own_lsn; /* … with all from here on, which is how far ours had come */
+    int writers;      /* how many the sink knows of this journal. Another number than was said: nothing was claimed … */
+    bool found;       /* … but whether the watermark was found, or how far the last run of ours had come */
 };
 
-/* A stream's numbers that are stored, as the writer caches them. */
+/* What a writer noted of a stream when the writers were another number, or at a daemon that has another number: of the numbers in it, those whose frames
+ * were that writer's share (daemon/share.h) are stored. */
+struct sink_stream_other {
+    unsigned writer, writers;
+    struct rangeset seen;
+};
+
+/* A stream's numbers that went by, as the writer caches them: those of its own frames are stored. */
 struct sink_stream {
     uint32_t uid, pid;
     uint8_t id[16];
@@ -49,7 +59,18 @@ struct sink_stream {
     struct rangeset seen;
     int64_t revision; /* of the stored row; 0: there is none yet */
     char client[48];
+    struct sink_stream_other *others; /* allocated; NULL: none, as nearly always */
+    size_t other_count;
 };
+
+static inline void sink_stream_forget_others(struct sink_stream *stream)
+{
+    for (size_t i = 0; i < stream->other_count; i++)
+        rangeset_done(&stream->others[i].seen);
+    free(stream->others);
+    stream->others = NULL;
+    stream->other_count = 0;
+}
 
 /* Where a frame came from; what quarantine needs to know of it. */
 struct sink_origin {
@@ -97,13 +118,17 @@ struct sink; /* one of each kind's own */
 
 struct sink_ops {
     const char *name;
-    /* Connects if need be and reads the watermark: every frame below *ret_lsn is stored. -ENOENT: a registered journal's watermark is gone. */
+    /* Connects if need be and reads the watermark: every frame below *ret_lsn that is this writer's is stored. -ENOENT: a registered journal's
+     * watermark is gone. */
     int (*open)(struct sink *sink, const struct sink_journal *journal, uint64_t *ret_lsn);
     /* What the last open() that returned 0 found out; valid until the next. NULL: nobody else can use this sink's watermark. */
     const struct sink_claim *(*claim)(const struct sink *sink);
+    /* Between batches, writer 0's: from now on the journal has so many writers. All of them stand at lsn, and nobody works. -ESTALE: they do not. NULL:
+     * this sink has one writer. */
+    int (*share)(struct sink *sink, uint64_t lsn, int writers);
     /* Starts the batch [from, to) by moving the watermark. -ESTALE if it does not stand at `from`. */
     int (*begin)(struct sink *sink, uint64_t from, uint64_t to);
-    /* Replaces seen and revision of the streams among these that the sink knows. They come with revision 0 and nothing seen. */
+    /* Replaces seen, revision and others of the streams among these that the sink knows. They come with revision 0 and nothing seen. */
     int (*load_streams)(struct sink *sink, struct sink_stream *const *streams, size_t count);
     /* Begins an attempt at some frames; careful: one that may fail without losing the batch. */
     int (*attempt)(struct sink *sink, bool careful);

@@ -140,7 +140,7 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
     long size = s->options.load(s->options.context, &saved, sizeof(saved));
     bool ours = size == (long)sizeof(saved) && memcmp(saved.journal, journal->uuid, sizeof(saved.journal)) == 0;
     bool known = memcmp(s->watermark.journal, journal->uuid, sizeof(s->watermark.journal)) == 0;
-    uint64_t lsn = journal->register_lsn;
+    uint64_t lsn = journal->register_lsns[0];
 
     if (size < 0 && size != -ENOENT && size != -EBADMSG) { /* it may be there: all of it would be written again */
         snprintf(s->error, sizeof(s->error), "reading the watermark: %s", strerror((int)-size));

@@ -25,7 +25,7 @@ struct sink_postgres {
     bool prepared;   /* of this connection: schema checked, temporary table made */
     bool may_bypass; /* this role may switch the foreign keys' triggers off */
     bool told;       /* … and the log knows if it may not */
-    char journal[PG_UUID_TEXT], writer[12];
+    char journal[PG_UUID_TEXT], writer[12], writers[12];
     uint8_t journal_id[16];
     char run[PG_UUID_TEXT]; /* empty: none has begun */
     bool claimed;           /* … and has been the one that moves the watermark */
@@ -126,15 +126,18 @@ static int prepare_connection(struct sink_postgres *s, const struct sink_journal
 
 static int register_journal(struct sink_postgres *s, const struct sink_journal *journal)
 {
-    char lsn[24];
-    const char *parameters[] = {s->journal, s->writer, lsn, journal->host, TOLL_VERSION};
+    const char *parameters[] = {s->journal, NULL, journal->host, TOLL_VERSION};
+    struct pg_array lsns = {0};
+    int r;
 
-    snprintf(lsn, sizeof(lsn), "%" PRIu64, journal->register_lsn);
-    return failed(s, "registering the journal",
-                  pg_run(&s->pg, NULL,
-                         "INSERT INTO toll.journals (journal_id, writer, lsn, host, version) "
-                         "VALUES ($1::uuid, $2::integer, $3::bigint, $4, $5) ON CONFLICT DO NOTHING",
-                         5, parameters));
+    pg_array_begin(&lsns);
+    for (int i = 0; i < journal->writers; i++)
+        pg_array_add_int(&lsns, (int64_t)journal->register_lsns[i]);
+    parameters[1] = pg_array_end(&lsns);
+    r = parameters[1] ? pg_run(&s->pg, NULL, "SELECT toll.register_journal($1::uuid, $2::bigint[], $3, $4)", 4, parameters)
+                      : -ENOMEM;
+    pg_array_done(&lsns);
+    return failed(s, "registering the journal", r);
 }
 
 /* Claims the watermark for this run and reads it: 0, -ENOENT, or a failure. */
@@ -142,23 +145,30 @@ static int claim_watermark(struct sink_postgres *s, const struct sink_journal *j
 {
     static const uint8_t none[16];
     char last[PG_UUID_TEXT];
-    const char *parameters[] = {s->journal, s->writer, NULL, s->run};
+    const char *parameters[] = {s->journal, s->writer, s->writers, NULL, s->run};
     PGresult *result;
     int r;
 
     pg_uuid_format(s->claimed ? s->claim.run : journal->last_run, last);
     if (s->claimed || memcmp(journal->last_run, none, sizeof(none)) != 0)
-        parameters[2] = last;
+        parameters[3] = last;
     r = pg_query(&s->pg, &result,
-                 "SELECT lsn, taken_from FROM toll.claim_journal($1::uuid, $2::integer, $3::uuid, $4::uuid)", 4,
-                 parameters);
+                 "SELECT lsn, taken_from, stored_writers "
+                 "FROM toll.claim_journal($1::uuid, $2::integer, $3::integer, $4::uuid, $5::uuid)",
+                 5, parameters);
     if (r < 0)
         return failed(s, "claiming the watermark", r);
     if (PQntuples(result) == 1) {
-        *ret_lsn = strtoull(PQgetvalue(result, 0, 0), NULL, 10);
-        s->claim.contested = !PQgetisnull(result, 0, 1);
-        s->claim.own_lsn = s->claim.contested ? strtoull(PQgetvalue(result, 0, 1), NULL, 10) : 0;
-        s->claimed = s->claimed || !s->claim.contested;
+        bool there = !PQgetisnull(result, 0, 0);
+        uint64_t lsn = strtoull(PQgetvalue(result, 0, 0), NULL, 10), own = strtoull(PQgetvalue(result, 0, 1), NULL, 10);
+        bool taken = !PQgetisnull(result, 0, 1);
+
+        *ret_lsn = there ? lsn : taken ? own : 0;
+        s->claim.contested = there && taken && lsn > own;
+        s->claim.own_lsn = taken ? own : 0;
+        s->claim.writers = atoi(PQgetvalue(result, 0, 2));
+        s->claim.found = there || taken;
+        s->claimed = s->claimed || (!s->claim.contested && s->claim.writers == journal->writers);
     } else {
         r = -ENOENT;
     }
@@ -185,6 +195,7 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
 
     begin_run(s, journal);
     snprintf(s->writer, sizeof(s->writer), "%d", journal->writer);
+    snprintf(s->writers, sizeof(s->writers), "%d", journal->writers);
     r = prepare_connection(s, journal);
     if (r < 0)
         return r;
@@ -195,9 +206,9 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
         snprintf(
             s->error, sizeof(s->error),
             "this database has no watermark for journal %s, though it had one before: is it the right database? If it is, say where to go on: "
-            "INSERT INTO toll.journals (journal_id, writer, lsn) VALUES ('%s', %s, %" PRIu64
-            ") stores all that the journal still holds; should the rows be there already, frames of senders without an envelope come twice",
-            s->journal, s->journal, s->writer, journal->register_lsn);
+            "INSERT INTO toll.journals (journal_id, writer, lsn) SELECT '%s', generate_series(0, %d), %" PRIu64
+            " stores all that the journal still holds; should the rows be there already, frames of senders without an envelope come twice",
+            s->journal, s->journal, journal->writers - 1, journal->register_lsns[journal->writer]);
         return -ENOENT;
     }
     r = register_journal(s, journal);
@@ -207,6 +218,25 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
 static const struct sink_claim *op_claim(const struct sink *sink)
 {
     return &((const struct sink_postgres *)(const void *)sink)->claim;
+}
+
+static int op_share(struct sink *sink, uint64_t lsn, int writers)
+{
+    struct sink_postgres *s = self(sink);
+    char lsn_text[24], writers_text[12];
+    const char *parameters[] = {s->journal, s->run, lsn_text, s->writers, writers_text};
+    PGresult *result;
+    int r;
+
+    snprintf(lsn_text, sizeof(lsn_text), "%" PRIu64, lsn);
+    snprintf(writers_text, sizeof(writers_text), "%d", writers);
+    r = pg_query(&s->pg, &result,
+                 "SELECT toll.share_journal($1::uuid, $2::uuid, $3::bigint, $4::integer, $5::integer)", 5, parameters);
+    if (r < 0)
+        return failed(s, "changing the number of writers", r);
+    r = PQgetvalue(result, 0, 0)[0] == 't' ? 0 : failed(s, "changing the number of writers", -ESTALE);
+    PQclear(result);
+    return r;
 }
 
 static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
@@ -246,7 +276,7 @@ static int op_load_streams(struct sink *sink, struct sink_stream *const *streams
 {
     struct sink_postgres *s = self(sink);
 
-    return failed(s, "reading streams", pg_streams_load(&s->pg, s->writer, streams, count));
+    return failed(s, "reading streams", pg_streams_load(&s->pg, s->writer, s->writers, streams, count));
 }
 
 static int op_attempt(struct sink *sink, bool careful)
@@ -313,23 +343,27 @@ static int store_quarantine(struct sink_postgres *s, const struct sink_batch *ba
 static int store_batch(struct sink_postgres *s, const struct sink_batch *batch, uint64_t from, uint64_t to)
 {
     const struct sink_counts *c = &batch->counts;
-    char sql[768];
+    char sql[768], first[48] = "NULL", last[48] = "NULL";
 
+    if (c->received > 0) { /* else nothing in the range is this writer's */
+        snprintf(first, sizeof(first), "to_timestamp(%" PRId64 " / 1e6)", c->first_received_us);
+        snprintf(last, sizeof(last), "to_timestamp(%" PRId64 " / 1e6)", c->last_received_us);
+    }
     snprintf(
         sql, sizeof(sql),
         "INSERT INTO toll.batches (batch_id, journal_id, writer, from_lsn, to_lsn, received, stored, quarantined, duplicates, events, "
         "transcripts, first_received_at, last_received_at) VALUES (%" PRId64 ", '%s', %s, %" PRIu64 ", %" PRIu64
         ", %u, %u, %u, %u, "
-        "%u, %u, to_timestamp(%" PRId64 " / 1e6), to_timestamp(%" PRId64 " / 1e6))",
+        "%u, %u, %s, %s)",
         s->batch_id, s->journal, s->writer, from, to, c->received, c->stored, c->quarantined, c->duplicates, c->events,
-        c->transcripts, c->first_received_us, c->last_received_us);
+        c->transcripts, first, last);
     return pg_exec(&s->pg, sql);
 }
 
 static int op_finish(struct sink *sink, const struct sink_batch *batch)
 {
     struct sink_postgres *s = self(sink);
-    int r = pg_streams_store(&s->pg, s->writer, batch->streams, batch->stream_count);
+    int r = pg_streams_store(&s->pg, s->writer, s->writers, batch->streams, batch->stream_count);
 
     if (r < 0)
         return failed(s, "writing streams", r);
@@ -404,6 +438,8 @@ static int op_tend(struct sink *sink)
 
     if (r < 0)
         return failed(s, "writing the heartbeat", r);
+    if (strcmp(s->writer, "0") != 0) /* the rest is for one to do */
+        return 0;
     r = pg_query(&s->pg, &result, "SELECT partition FROM toll.make_partitions(2) WHERE result = 'busy'", 0, NULL);
     if (r < 0)
         return failed(s, "making partitions ahead of time", r);
@@ -461,6 +497,7 @@ static const struct sink_ops ops = {
     .name = "postgres",
     .open = op_open,
     .claim = op_claim,
+    .share = op_share,
     .begin = op_begin,
     .load_streams = op_load_streams,
     .attempt = op_attempt,

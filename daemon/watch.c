@@ -238,7 +238,7 @@ static void on_timer(uv_timer_t *timer)
     struct watch *w = timer->data;
     struct writer_status status;
 
-    writer_get_status(w->writer, &status);
+    writers_get_status(w->writers, &status);
     watch_look(w, &status);
 }
 

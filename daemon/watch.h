@@ -8,7 +8,7 @@
 #include "daemon/journal.h"
 #include "daemon/metrics.h"
 #include "daemon/streams.h"
-#include "daemon/writer.h"
+#include "daemon/writers.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -49,7 +49,7 @@ struct watch_memory {
 
 struct watch {
     struct intake *intake;
-    struct writer *writer;
+    struct writers *writers;
     struct journal *journal;
     struct metrics *metrics;
     struct alarms alarms;

@@ -26,8 +26,9 @@ struct writer {
 const char *writer_state_name(enum writer_state state)
 {
     static const char *const names[] = {
-        [WRITER_CONNECTING] = "connecting", [WRITER_OK] = "ok",       [WRITER_RETRYING] = "retrying",
-        [WRITER_STOPPED] = "stopped",       [WRITER_RENEW] = "renew", [WRITER_DONE] = "done",
+        [WRITER_CONNECTING] = "connecting", [WRITER_HOLDING] = "connecting", [WRITER_OK] = "ok",
+        [WRITER_RETRYING] = "retrying",     [WRITER_STOPPED] = "stopped",    [WRITER_RENEW] = "renew",
+        [WRITER_DONE] = "done",
     };
 
     return names[state];
@@ -78,10 +79,10 @@ void writer_stop(struct writer *w)
     pthread_mutex_unlock(&w->mutex);
 }
 
-void writer_renewed(struct writer *w)
+void writer_order(struct writer *w, const struct writer_order *order)
 {
     pthread_mutex_lock(&w->mutex);
-    w->wishes.renewed = true;
+    w->wishes.order = *order;
     pthread_cond_signal(&w->cond);
     pthread_mutex_unlock(&w->mutex);
 }

@@ -1,4 +1,5 @@
-/* The writer's thread: drives apply as long as the sink takes batches, waits when there is nothing to do or the sink is away, and says how it stands.
+/* One writer's thread: drives apply as long as the sink takes batches, waits when there is nothing to do or the sink is away, and says how it stands.
+ * It stores the sessions that are its share of a journal; several of them are a group (writers.h), which gives the orders.
  *
  * Plain blocking code: a frozen server stalls this thread and nothing else. All functions are for the main thread. */
 #ifndef TOLL_DAEMON_WRITER_H
@@ -16,6 +17,8 @@ struct writer_options {
     struct apply_options apply;
     int64_t batch_age_us;            /* how long a frame may wait for company */
     int64_t retry_max_us;            /* longest pause between tries */
+    bool prompt;                     /* the watermark is waited for: it moves within batch_age_us also where others store what went by */
+    uint64_t counted_lsn;            /* of the journal: frames below were not counted as received in this run of the daemon */
     const char *host;                /* for toll.journals; copied */
     void (*progress)(void *context); /* called on the writer's thread after every change of writer_status() */
     void *context;
@@ -23,21 +26,49 @@ struct writer_options {
 
 enum writer_state {
     WRITER_CONNECTING,
+    WRITER_HOLDING, /* it has compared notes with the sink, and waits for the next order */
     WRITER_OK,
     WRITER_RETRYING, /* the sink is away: tries go on */
     WRITER_STOPPED,  /* somebody must do something; tries go on at leisure */
-    WRITER_RENEW,    /* the journal must be renewed from renew_from: see writer_renewed() */
+    WRITER_RENEW,    /* the journal is being renewed */
     WRITER_DONE,     /* after writer_stop() */
+};
+
+/* What comparing notes with the sink has shown. */
+struct writer_notes {
+    unsigned order;      /* the number of the order to do so */
+    uint64_t stored_lsn; /* below, all of this log that is the writer's share is stored … */
+    bool unknown;        /* … or that can't be told, for the sink has no such writer */
+    bool diverted;       /* what the sink has beyond is of another log: this one must be renewed */
+    int sink_writers;    /* so many the sink knows of this journal; 0: it doesn't count */
+    int own_writers;     /* so many there were in the run before, as its file says; 0: not known */
+    int shared;          /* the order to share: 1 done, 0 under way, or a negative result */
 };
 
 struct writer_status {
     enum writer_state state;
     uint64_t committed_lsn; /* the sink's watermark: what the journal may delete below */
-    uint64_t applied_lsn;   /* the same, marks after it counted */
-    uint64_t renew_from;
-    unsigned renewals; /* … so many so far: the state may be seen again when that was done already */
-    uint64_t failures; /* since start: how often storing failed and was put off */
-    char error[768];   /* why it is not WRITER_OK, and what to do */
+    uint64_t applied_lsn;   /* the same, counting what needs no storing after it */
+    uint64_t failures;      /* since start: how often storing failed and was put off */
+    char error[768];        /* why it is not WRITER_OK, and what to do */
+    struct writer_notes notes;
+};
+
+/* Orders of the group, one at a time. */
+struct writer_order {
+    unsigned number; /* a new one is a new order */
+    enum {
+        WRITER_REST,   /* nothing is its share */
+        WRITER_MUSTER, /* open the sink, compare notes, and hold */
+        WRITER_GO,     /* holding, and so do all: store, as the last muster has said */
+        WRITER_SHARE,  /* holding: tell the sink that from now on there are `count` writers */
+    } what;
+    unsigned writer, writers; /* muster: which share is its own */
+    bool sink_said;           /* muster: that there are so many */
+    uint64_t limit;           /* go: not beyond this LSN */
+    unsigned count;           /* share */
+    unsigned renewals;        /* of the journal, so far, … */
+    uint64_t renewed_from;    /* … the last from here */
 };
 
 struct writer; /* opaque */
@@ -52,8 +83,8 @@ void writer_set_options(struct writer *writer,
                         const struct writer_options *options); /* the thread takes them over with its next batch */
 void writer_wake(struct writer *writer);                       /* the durable LSN has moved */
 void writer_hurry(struct writer *writer, uint64_t lsn);        /* don't wait for company up to there */
-void writer_stop(struct writer *writer);    /* apply what is durable, then end; at once if the sink is away */
-void writer_renewed(struct writer *writer); /* the journal has a new identity and holds what was not applied */
+void writer_stop(struct writer *writer); /* apply what is durable, then end; at once if the sink is away */
+void writer_order(struct writer *writer, const struct writer_order *order);
 void writer_get_status(struct writer *writer, struct writer_status *ret);
 
 /* The live sessions: see apply.h. */

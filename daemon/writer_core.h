@@ -13,6 +13,8 @@
 enum writer_next {
     WRITER_WAIT, /* nothing, until a moment or until the wishes change */
     WRITER_OPEN,
+    WRITER_TELL_SINK, /* the order to share */
+    WRITER_START,
     WRITER_APPLY,
     WRITER_CHORES,
     WRITER_END, /* it was asked to stop, and there is nothing left that it could do */
@@ -20,7 +22,8 @@ enum writer_next {
 
 /* What others want of the writer. pending_since_us is written by both sides. */
 struct writer_wishes {
-    bool stopping, renewed;
+    bool stopping;
+    struct writer_order order;
     uint64_t hurry_lsn;       /* don't wait for company up to there */
     int64_t pending_since_us; /* monotonic; 0: nothing durable waits */
 };

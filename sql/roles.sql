@@ -100,7 +100,7 @@ BEGIN
     GRANT USAGE ON SCHEMA toll TO toll_ingest, toll_reader;
 
     -- Both: what says where toll stands, and the proof.
-    GRANT SELECT ON toll.migrations, toll.meta, toll.journals, toll.journal_runs, toll.streams, toll.batches, toll.gaps, toll.removed_rows,
+    GRANT SELECT ON toll.migrations, toll.meta, toll.journals, toll.journal_runs, toll.journal_shares, toll.streams, toll.batches, toll.gaps, toll.removed_rows,
         toll.session_sums, toll.stream_holes, toll.journal_status, toll.quarantine_summary, toll.partitions
         TO toll_ingest, toll_reader;
     GRANT SELECT ON public.billing_sessions, public.billing_events TO toll_ingest, toll_reader;
@@ -113,17 +113,18 @@ BEGIN
     GRANT EXECUTE ON FUNCTION toll.verify(timestamptz), toll.verify_rows_query(name, regclass)
         TO toll_ingest, toll_reader;
 
-    GRANT INSERT, UPDATE ON toll.journals TO toll_ingest;
+    GRANT INSERT, UPDATE, DELETE ON toll.journals TO toll_ingest;
     GRANT INSERT, UPDATE, DELETE ON toll.journal_runs TO toll_ingest;
     GRANT INSERT, UPDATE, DELETE ON toll.streams TO toll_ingest;
-    GRANT INSERT ON toll.batches, toll.quarantine, toll.gaps TO toll_ingest;
+    GRANT INSERT ON toll.batches, toll.quarantine, toll.gaps, toll.journal_shares TO toll_ingest;
     GRANT INSERT, UPDATE ON public.billing_sessions TO toll_ingest;
     GRANT INSERT ON public.billing_events, public.session_transcripts TO toll_ingest;
     GRANT SELECT (bytes) ON toll.quarantine TO toll_ingest;
     GRANT USAGE ON SEQUENCE toll.batch_id_seq, toll.quarantine_id_seq, toll.gaps_id_seq, public.billing_events_id_seq,
         public.session_transcripts_id_seq TO toll_ingest;
     GRANT EXECUTE ON FUNCTION toll.insert_sessions(uuid, integer), toll.settle_sessions(uuid, integer, uuid[]),
-        toll.idle_sessions(uuid, integer, integer, bigint, bigint), toll.claim_journal(uuid, integer, uuid, uuid),
+        toll.idle_sessions(uuid, integer, integer, bigint, bigint), toll.claim_journal(uuid, integer, integer, uuid, uuid),
+        toll.register_journal(uuid, bigint[], text, text), toll.share_journal(uuid, uuid, bigint, integer, integer),
         toll.recompute_totals(uuid[]), toll.make_partition(date), toll.make_partitions(integer)
         TO toll_ingest;
 

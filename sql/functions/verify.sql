@@ -67,9 +67,17 @@ BEGIN
     $check$),
     ('batch_ranges', $check$
         SELECT CASE WHEN b.from_lsn <> b.previous_lsn
+                         -- A writer that was not there for a while: from one change of their number to another.
+                         AND NOT (EXISTS (SELECT FROM toll.journal_shares c WHERE c.journal_id = b.journal_id
+                                          AND c.from_lsn = b.previous_lsn AND c.writers <= b.writer)
+                                  AND EXISTS (SELECT FROM toll.journal_shares c WHERE c.journal_id = b.journal_id
+                                              AND c.from_lsn = b.from_lsn AND c.writers > b.writer))
                     THEN format('batch %s begins at %s, the one before it ends at %s', b.batch_id, b.from_lsn,
                                 b.previous_lsn)
                     WHEN b.is_last AND j.lsn IS DISTINCT FROM b.to_lsn
+                         AND NOT EXISTS (SELECT FROM toll.journal_shares c WHERE c.journal_id = b.journal_id
+                                         AND ((j.lsn IS NULL AND c.from_lsn = b.to_lsn AND c.writers <= b.writer)
+                                              OR (c.from_lsn = j.lsn AND c.writers > b.writer)))
                     THEN format('batch %s ends at %s, the watermark of journal %s writer %s is %s', b.batch_id,
                                 b.to_lsn, b.journal_id, b.writer, coalesce(j.lsn::text, 'gone'))
                END
@@ -105,11 +113,11 @@ BEGIN
     $check$),
     ('stream_holes', $check$
         SELECT CASE WHEN h.stream_id IS NOT NULL
-                    THEN format('stream %s of uid %s, writer %s: %s frames missing from %s to %s', h.stream_id, h.uid,
-                                h.writer, h.missing, h.from_seq, h.to_seq)
+                    THEN format('stream %s of uid %s: %s frames missing from %s to %s', h.stream_id, h.uid, h.missing,
+                                h.from_seq, h.to_seq)
                END
-        FROM toll.streams s
-        LEFT JOIN toll.stream_holes h ON h.uid = s.uid AND h.stream_id = s.stream_id AND h.writer = s.writer
+        FROM (SELECT uid, stream_id, max(last_seen_at) AS last_seen_at FROM toll.streams GROUP BY uid, stream_id) s
+        LEFT JOIN toll.stream_holes h ON h.uid = s.uid AND h.stream_id = s.stream_id
         WHERE $1 IS NULL OR s.last_seen_at >= $1
     $check$)
     LOOP

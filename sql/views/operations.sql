@@ -3,14 +3,21 @@
 CREATE OR REPLACE VIEW toll.stream_holes AS
 SELECT s.uid, s.stream_id, s.writer, lower(hole) AS from_seq, upper(hole) - 1 AS to_seq,
        upper(hole) - lower(hole) AS missing, s.client, s.host, s.pid, s.last_seen_at
-FROM toll.streams s
+FROM (
+    -- What one writer has seen the others will see: their lag is no hole.
+    SELECT t.uid, t.stream_id, (array_agg(t.writer ORDER BY t.last_seen_at DESC, t.writer))[1] AS writer,
+           range_agg(t.seen) AS seen, min(t.base) AS base, (array_agg(t.client ORDER BY t.last_seen_at DESC))[1] AS client,
+           (array_agg(t.host ORDER BY t.last_seen_at DESC))[1] AS host,
+           (array_agg(t.pid ORDER BY t.last_seen_at DESC))[1] AS pid, max(t.last_seen_at) AS last_seen_at
+    FROM toll.streams t
+    GROUP BY t.uid, t.stream_id) AS s
 CROSS JOIN LATERAL unnest(int8multirange(int8range(least(s.base, upper(s.seen)), upper(s.seen))) - s.seen) AS hole
 WHERE NOT isempty(s.seen);
 COMMENT ON VIEW toll.stream_holes IS
     'Frame numbers that never came though later ones did: visible losses. No rows: none';
 COMMENT ON COLUMN toll.stream_holes.uid IS 'User id of the sender';
 COMMENT ON COLUMN toll.stream_holes.stream_id IS 'The sending process''s stream';
-COMMENT ON COLUMN toll.stream_holes.writer IS 'The writer whose row shows it';
+COMMENT ON COLUMN toll.stream_holes.writer IS 'The writer that heard of the stream last; none of them has seen the numbers';
 COMMENT ON COLUMN toll.stream_holes.from_seq IS 'The first number missing';
 COMMENT ON COLUMN toll.stream_holes.to_seq IS 'The last number missing';
 COMMENT ON COLUMN toll.stream_holes.missing IS 'How many these are';

@@ -24,7 +24,7 @@ def journals(empty_db: Database) -> Database:
 
 
 def claim(database: Database, last: str | None, this: str) -> tuple[int, int | None]:
-    return database.query("SELECT * FROM toll.claim_journal(%s, 0, %s, %s)", JOURNAL, last, this)[0]
+    return database.query("SELECT lsn, taken_from FROM toll.claim_journal(%s, 0, 1, %s, %s)", JOURNAL, last, this)[0]
 
 
 def move(database: Database, run: str, lsn: int) -> bool:
@@ -67,4 +67,4 @@ def test_older_copy_of_the_database_is_no_other_user(journals: Database) -> None
 
 
 def test_no_row_is_no_claim(journals: Database) -> None:
-    assert journals.query("SELECT * FROM toll.claim_journal(%s, 0, NULL, %s)", str(uuid.uuid4()), A) == []
+    assert journals.query("SELECT * FROM toll.claim_journal(%s, 0, 1, NULL, %s)", str(uuid.uuid4()), A) == []

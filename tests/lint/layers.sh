@@ -26,19 +26,22 @@ pg: batch sink session proto
 migrate:
 sink_log: sink session proto
 sink_postgres: pg migrate batch sink session proto
-apply: journal datagram session streams sink proto
-writer: apply journal sink
+share: proto
+registration: journal share
+apply: journal datagram share session streams sink proto
+writer: apply journal registration share sink
+writers: writer apply journal registration share sink
 door: datagram listener ackpage streams proto
 intake: door closer listener datagram journal ackpage streams proto
-pipeline: intake writer journal sink
+pipeline: intake writers writer journal sink
 alarm:
-watch: alarm intake streams writer journal
+watch: alarm intake streams writers writer journal
 config:
 control: proto
-commands: watch alarm control intake streams writer apply journal session
+commands: watch alarm control intake streams writers writer apply journal session
 options: config
 offline: options config journal migrate pg
-main: options config offline journal listener pipeline intake writer sink sink_log sink_postgres watch control commands
+main: options config offline journal listener pipeline intake writers writer sink sink_log sink_postgres watch control commands
 ctl: config control proto
 tollctl: config ctl
 '

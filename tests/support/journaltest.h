@@ -8,6 +8,8 @@
 #include "daemon/journal.h"
 #include "tests/support/fakedisk.h"
 
+#define NEW_UUID ((const uint8_t[16]){"a new journal's"})
+
 struct world {
     struct fakedisk *disk;
     struct journal_io io;

@@ -129,7 +129,8 @@ static inline void send_tagged(unsigned count, const char *bad, unsigned bad_at)
 
 static inline int reopen(void)
 {
-    struct sink_journal identity = {.host = "test", .register_lsn = journal_oldest_lsn(journal)};
+    const uint64_t oldest = journal_oldest_lsn(journal);
+    struct sink_journal identity = {.host = "test", .writers = 1, .register_lsns = &oldest};
     uint64_t watermark;
     int r;
 
@@ -151,7 +152,7 @@ static inline unsigned drive(void)
             if (reopen() < 0)
                 continue;
         }
-        r = apply_step(apply, NOW);
+        r = apply_step(apply, NOW, false);
         if (r == 0)
             return opened;
     }

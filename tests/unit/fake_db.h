@@ -25,6 +25,7 @@ struct fake_row {
 
 struct fake_session {
     uint8_t id[16], owner[16];
+    int owner_writer;
     bool shared, start_missing, ended;
     int64_t started_us, started_reported_us, ended_us;
     char finish_reason[32], metadata[160];
@@ -35,7 +36,7 @@ struct fake_session {
 struct fake_stream {
     uint32_t uid;
     uint8_t id[16];
-    int writer;
+    int writer, writers;
     struct rangeset seen;
     int64_t revision;
     char client[48];
@@ -57,6 +58,7 @@ struct fake_refused {
 
 struct fake_batch {
     uint8_t journal[16];
+    int writer;
     uint64_t from, to;
     struct sink_counts counts;
 };
@@ -163,15 +165,32 @@ static inline struct fake_session *fake_db_session(struct fake_db *db, const uin
     return NULL;
 }
 
-static inline struct fake_stream *fake_db_stream(struct fake_db *db, uint32_t uid, const uint8_t id[16], int writer)
+static inline struct fake_stream *fake_db_stream_of(struct fake_db *db, uint32_t uid, const uint8_t id[16], int writer,
+                                                    int writers)
 {
     for (size_t i = 0; i < db->now.stream_count; i++) {
         struct fake_stream *stream = &db->now.streams[i];
 
-        if (stream->uid == uid && stream->writer == writer && memcmp(stream->id, id, 16) == 0)
+        if (stream->uid == uid && stream->writer == writer && stream->writers == writers &&
+            memcmp(stream->id, id, 16) == 0)
             return stream;
     }
     return NULL;
+}
+
+/* Of one writer. */
+static inline struct fake_stream *fake_db_stream(struct fake_db *db, uint32_t uid, const uint8_t id[16], int writer)
+{
+    return fake_db_stream_of(db, uid, id, writer, 1);
+}
+
+static inline int fake_db_writers(const struct fake_db *db, const uint8_t journal[16])
+{
+    int count = 0;
+
+    for (size_t i = 0; i < db->now.watermark_count; i++)
+        count += memcmp(db->now.watermarks[i].journal, journal, 16) == 0;
+    return count;
 }
 
 static inline struct fake_watermark *fake_db_watermark(struct fake_db *db, const uint8_t journal[16], int writer)
@@ -191,6 +210,16 @@ static inline void fake_totals_add(struct session_totals *to, const struct sessi
     to->tts_calls += from->tts_calls;
     to->stt_audio_us += from->stt_audio_us;
     to->stt_calls += from->stt_calls;
+}
+
+static inline void fake_db_add_watermark(struct fake_db *db, const uint8_t journal[16], int writer, uint64_t lsn)
+{
+    struct fake_state *now = &db->now;
+
+    now->watermarks = realloc(now->watermarks, (now->watermark_count + 1) * sizeof(*now->watermarks));
+    assert(now->watermarks);
+    now->watermarks[now->watermark_count] = (struct fake_watermark){.writer = writer, .lsn = lsn};
+    memcpy(now->watermarks[now->watermark_count++].journal, journal, 16);
 }
 
 /* The sum of a session's stored rows. */

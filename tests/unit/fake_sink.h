@@ -27,6 +27,7 @@
 
 enum fake_op {
     FAKE_OPEN,
+    FAKE_SHARE,
     FAKE_BEGIN,
     FAKE_LOAD_STREAMS,
     FAKE_ATTEMPT,
@@ -53,7 +54,8 @@ struct fake_sink {
     unsigned calls, op_calls[FAKE_OPS], failures;
     /* Its session. */
     uint8_t journal[16];
-    int writer;
+    int writer, writers;
+    struct sink_claim claim;
     bool is_open, broken, in_attempt, careful, finished, refused, hidden;
     uint64_t from, to, hidden_lsn; /* the watermark that a late commit has moved, before */
     struct fake_state before, savepoint;
@@ -85,9 +87,8 @@ static inline int fake_fault(struct fake_sink *s, enum fake_op op)
 static inline int fake_open(struct sink *sink, const struct sink_journal *journal, uint64_t *ret_lsn)
 {
     struct fake_sink *s = fake_self(sink);
-    struct fake_state *now = &s->db->now;
     struct fake_watermark *watermark;
-    int r = fake_fault(s, FAKE_OPEN);
+    int r = fake_fault(s, FAKE_OPEN), writers;
 
     assert(!s->db->in_transaction);
     s->is_open = false;
@@ -95,20 +96,50 @@ static inline int fake_open(struct sink *sink, const struct sink_journal *journa
         return r;
     memcpy(s->journal, journal->uuid, 16);
     s->writer = journal->writer;
-    watermark = fake_db_watermark(s->db, s->journal, s->writer);
-    if (!watermark && journal->registered)
+    s->writers = journal->writers;
+    writers = fake_db_writers(s->db, s->journal);
+    if (writers == 0 && journal->registered)
         return -ENOENT;
-    if (!watermark) {
-        now->watermarks = realloc(now->watermarks, (now->watermark_count + 1) * sizeof(*now->watermarks));
-        assert(now->watermarks);
-        watermark = &now->watermarks[now->watermark_count++];
-        *watermark = (struct fake_watermark){.writer = s->writer, .lsn = journal->register_lsn};
-        memcpy(watermark->journal, s->journal, 16);
-    }
-    *ret_lsn = s->hidden ? s->hidden_lsn : watermark->lsn;
+    if (writers == 0)
+        for (; writers < s->writers; writers++)
+            fake_db_add_watermark(s->db, s->journal, writers, journal->register_lsns[writers]);
+    watermark = fake_db_watermark(s->db, s->journal, s->writer);
+    s->claim = (struct sink_claim){.writers = writers, .found = watermark != NULL};
+    if (watermark)
+        *ret_lsn = s->hidden ? s->hidden_lsn : watermark->lsn;
     s->hidden = false;
-    s->is_open = true;
+    s->is_open = writers == s->writers;
     s->broken = false;
+    return 0;
+}
+
+static inline const struct sink_claim *fake_claim(const struct sink *sink)
+{
+    return &((const struct fake_sink *)(const void *)sink)->claim;
+}
+
+static inline int fake_share(struct sink *sink, uint64_t lsn, int writers)
+{
+    struct fake_sink *s = fake_self(sink);
+    struct fake_state *now = &s->db->now;
+    int r = fake_fault(s, FAKE_SHARE);
+
+    assert(s->is_open && !s->db->in_transaction && s->writer == 0);
+    if (r < 0)
+        return r;
+    if (fake_db_writers(s->db, s->journal) != s->writers)
+        return -ESTALE;
+    for (int i = 0; i < s->writers; i++)
+        if (fake_db_watermark(s->db, s->journal, i)->lsn != lsn)
+            return -ESTALE;
+    for (int i = s->writers; i < writers; i++)
+        fake_db_add_watermark(s->db, s->journal, i, lsn);
+    for (size_t i = 0; i < now->watermark_count; i++)
+        if (now->watermarks[i].writer >= writers && memcmp(now->watermarks[i].journal, s->journal, 16) == 0)
+            now->watermarks[i--] = now->watermarks[--now->watermark_count];
+    for (size_t i = 0; i < now->session_count; i++)
+        if (now->sessions[i].owner_writer >= writers && memcmp(now->sessions[i].owner, s->journal, 16) == 0)
+            now->sessions[i].owner_writer = 0;
     return 0;
 }
 
@@ -134,6 +165,24 @@ static inline int fake_begin(struct sink *sink, uint64_t from, uint64_t to)
     return 0;
 }
 
+/* Rows that were kept when the writers were another number. */
+static inline void fake_load_others(struct fake_sink *s, struct sink_stream *stream)
+{
+    sink_stream_forget_others(stream);
+    for (size_t i = 0; i < s->db->now.stream_count; i++) {
+        const struct fake_stream *row = &s->db->now.streams[i];
+        struct sink_stream_other *other;
+
+        if (row->uid != stream->uid || row->writers == s->writers || memcmp(row->id, stream->id, 16) != 0)
+            continue;
+        stream->others = realloc(stream->others, (stream->other_count + 1) * sizeof(*stream->others));
+        assert(stream->others);
+        other = &stream->others[stream->other_count++];
+        *other = (struct sink_stream_other){.writer = (unsigned)row->writer, .writers = (unsigned)row->writers};
+        fake_rangeset_copy(&other->seen, &row->seen);
+    }
+}
+
 static inline int fake_load_streams(struct sink *sink, struct sink_stream *const *streams, size_t count)
 {
     struct fake_sink *s = fake_self(sink);
@@ -141,9 +190,11 @@ static inline int fake_load_streams(struct sink *sink, struct sink_stream *const
 
     assert(s->db->in_transaction && !s->in_attempt);
     for (size_t i = 0; r == 0 && i < count; i++) {
-        const struct fake_stream *stored = fake_db_stream(s->db, streams[i]->uid, streams[i]->id, s->writer);
+        const struct fake_stream *stored =
+            fake_db_stream_of(s->db, streams[i]->uid, streams[i]->id, s->writer, s->writers);
 
         assert(streams[i]->revision == 0);
+        fake_load_others(s, streams[i]);
         if (!stored)
             continue;
         rangeset_done(&streams[i]->seen);
@@ -240,10 +291,11 @@ static inline void fake_store_session(struct fake_sink *s, struct session_change
         *row = (struct fake_session){.start_missing = true};
         memcpy(row->id, known->id, 16);
         memcpy(row->owner, s->journal, 16);
+        row->owner_writer = s->writer;
         row->started_us = known->started_us;
         row->started_reported_us = TOLL_TIME_MISSING;
     }
-    row->shared = row->shared || memcmp(row->owner, s->journal, 16) != 0;
+    row->shared = row->shared || memcmp(row->owner, s->journal, 16) != 0 || row->owner_writer != s->writer;
     from_memory = known->whole && (is_new || known->stored) && !row->shared;
     if (change->starts && (row->start_missing || change->started_us < row->started_us)) {
         row->started_us = change->started_us;
@@ -309,7 +361,7 @@ static inline int fake_settle(struct sink *sink, bool keep)
 static inline int fake_write_stream(struct fake_sink *s, struct sink_stream *stream)
 {
     struct fake_state *now = &s->db->now;
-    struct fake_stream *row = fake_db_stream(s->db, stream->uid, stream->id, s->writer);
+    struct fake_stream *row = fake_db_stream_of(s->db, stream->uid, stream->id, s->writer, s->writers);
 
     if (stream->revision != (row ? row->revision : 0))
         return -ESTALE;
@@ -317,7 +369,7 @@ static inline int fake_write_stream(struct fake_sink *s, struct sink_stream *str
         now->streams = realloc(now->streams, (now->stream_count + 1) * sizeof(*now->streams));
         assert(now->streams);
         row = &now->streams[now->stream_count++];
-        *row = (struct fake_stream){.uid = stream->uid, .writer = s->writer};
+        *row = (struct fake_stream){.uid = stream->uid, .writer = s->writer, .writers = s->writers};
         memcpy(row->id, stream->id, 16);
         rangeset_init(&row->seen);
     }
@@ -359,7 +411,8 @@ static inline int fake_finish(struct sink *sink, const struct sink_batch *batch)
         return 0;
     db->batches = fake_grow(db->batches, &db->batch_capacity, db->now.batch_count, sizeof(*db->batches));
     db->batches[db->now.batch_count] =
-        (struct fake_batch){.from = batch->from, .to = batch->to, .counts = batch->counts};
+        (struct fake_batch){
+        .writer = s->writer, .from = batch->from, .to = batch->to, .counts = batch->counts};
     memcpy(db->batches[db->now.batch_count++].journal, s->journal, 16);
     return 0;
 }
@@ -405,7 +458,8 @@ static inline int fake_open_sessions(struct sink *sink, int64_t idle_before_us, 
     (void)max;
     assert(s->is_open && !s->db->in_transaction);
     for (size_t i = 0; r == 0 && i < s->db->now.session_count; i++)
-        if (!s->db->now.sessions[i].ended && memcmp(s->db->now.sessions[i].owner, s->journal, 16) == 0)
+        if (!s->db->now.sessions[i].ended && memcmp(s->db->now.sessions[i].owner, s->journal, 16) == 0 &&
+            s->db->now.sessions[i].owner_writer == s->writer)
             found(context, s->db->now.sessions[i].id);
     return r;
 }
@@ -433,6 +487,8 @@ static inline void fake_free(struct sink *sink)
 static const struct sink_ops fake_sink_ops = {
     .name = "fake",
     .open = fake_open,
+    .claim = fake_claim,
+    .share = fake_share,
     .begin = fake_begin,
     .load_streams = fake_load_streams,
     .attempt = fake_attempt,

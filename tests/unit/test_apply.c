@@ -218,7 +218,7 @@ START_TEST(any_row_of_failures_loses_and_doubles_nothing)
             sink.fail_at = 1 + (unsigned)rand() % 40;
             sink.fail_with = results[(size_t)rand() % (sizeof(results) / sizeof(*results))];
             sink.late = rand() % 2;
-            while (sink.failures == before && (sink.is_open || reopen() == 0) && apply_step(apply, NOW) != 0)
+            while (sink.failures == before && (sink.is_open || reopen() == 0) && apply_step(apply, NOW, false) != 0)
                 ;
             check_db();
         }
@@ -347,7 +347,7 @@ START_TEST(database_restored_from_an_older_copy_gets_all_again_once)
     add_envelope(&datagram, 1, 4, 4, 1);
     add_end(&datagram, 1, NOW, "end");
     send_now();
-    ck_assert_int_eq(apply_step(apply, NOW), -ESTALE);
+    ck_assert_int_eq(apply_step(apply, NOW, false), -ESTALE);
     drive();
     check_db();
     ck_assert_uint_eq(rows_tagged("before"), 1);

@@ -162,14 +162,14 @@ START_TEST(rows_all_refused_alike_are_not_at_fault)
     for (unsigned i = 0; i < 9; i++)
         add_llm(&datagram, i, NOW, 1, 1, "bad");
     send_now();
-    ck_assert_int_eq(apply_step(apply, NOW), 1); /* will look closer */
+    ck_assert_int_eq(apply_step(apply, NOW, false), 1); /* will look closer */
     for (unsigned i = 0; i < 3; i++)
-        ck_assert_int_eq(apply_step(apply, NOW), -EINVAL);
+        ck_assert_int_eq(apply_step(apply, NOW, false), -EINVAL);
     ck_assert_uint_eq(db.now.row_count + db.now.refused_count + db.now.session_count, 0);
     ck_assert_uint_eq(apply_lsn(apply), 0);
     add_llm(&datagram, 1, NOW, 1, 1, "fine"); /* what has come since shows that it is the rows after all */
     send_now();
-    ck_assert_int_eq(apply_step(apply, NOW), 1);
+    ck_assert_int_eq(apply_step(apply, NOW, false), 1);
     check_db();
     ck_assert_uint_eq(db.now.row_count, 1);
     ck_assert_uint_eq(db.now.refused_count, 9);
@@ -184,8 +184,8 @@ START_TEST(table_mended_takes_what_it_had_refused)
     for (unsigned i = 0; i < 3; i++)
         add_llm(&datagram, 1, NOW, 1, 1, "bad");
     send_now();
-    ck_assert_int_eq(apply_step(apply, NOW), 1);
-    ck_assert_int_eq(apply_step(apply, NOW), -EINVAL);
+    ck_assert_int_eq(apply_step(apply, NOW, false), 1);
+    ck_assert_int_eq(apply_step(apply, NOW, false), -EINVAL);
     db.poison = NULL;
     drive();
     ck_assert_uint_eq(db.now.row_count, 3);
@@ -204,8 +204,8 @@ START_TEST(table_that_refuses_all_its_rows_is_at_fault_though_others_take_theirs
         add_llm(&datagram, i, NOW, 1, 1, "bad");
     }
     send_now();
-    ck_assert_int_eq(apply_step(apply, NOW), 1);
-    ck_assert_int_eq(apply_step(apply, NOW), -EINVAL);
+    ck_assert_int_eq(apply_step(apply, NOW, false), 1);
+    ck_assert_int_eq(apply_step(apply, NOW, false), -EINVAL);
     ck_assert_uint_eq(db.now.row_count + db.now.refused_count + db.now.session_count, 0);
     add_llm(&datagram, 1, NOW, 1, 1, "fine"); /* one that is taken: so it is the rows */
     send_now();
@@ -244,8 +244,8 @@ START_TEST(table_at_fault_is_found_over_many_small_batches)
     add_start(&datagram, 50, NOW);
     add_llm(&datagram, 50, NOW, 1, 1, "bad");
     send_now();
-    ck_assert_int_eq(apply_step(apply, NOW), 1);
-    ck_assert_int_eq(apply_step(apply, NOW), -EINVAL);
+    ck_assert_int_eq(apply_step(apply, NOW, false), 1);
+    ck_assert_int_eq(apply_step(apply, NOW, false), -EINVAL);
     ck_assert_uint_eq(db.now.refused_count, 19);
     db.poison = NULL;
     drive();

@@ -388,14 +388,14 @@ START_TEST(held_segments_stay_whatever_is_committed)
     append_range(w.journal, 0, 120);
     ck_assert_int_eq(flush(w.journal), 0);
     uint64_t durable = journal_durable_lsn(w.journal);
-    journal_hold(w.journal, 0);
+    journal_hold(w.journal, 0, 0);
     ck_assert_int_eq(journal_collect(w.journal, durable, INT64_MAX / 2), 0);
     ck_assert_uint_eq(journal_oldest_lsn(w.journal), 0);
-    journal_hold(w.journal, durable / 2);
+    journal_hold(w.journal, 0, durable / 2);
     ck_assert_int_eq(journal_collect(w.journal, durable, INT64_MAX / 2), 0);
     ck_assert_uint_gt(journal_oldest_lsn(w.journal), 0);
     ck_assert_uint_le(journal_oldest_lsn(w.journal), durable / 2);
-    journal_hold(w.journal, UINT64_MAX);
+    journal_hold(w.journal, 0, UINT64_MAX);
     ck_assert_int_eq(journal_collect(w.journal, durable, INT64_MAX / 2), 0);
     ck_assert_uint_gt(journal_oldest_lsn(w.journal), durable / 2);
 }
@@ -519,8 +519,8 @@ START_TEST(renew_takes_the_tail_into_a_new_journal)
     ck_assert_int_eq(flush(w.journal), 0);
     append_range(w.journal, 99, 100); /* not even written */
     memcpy(old, journal_uuid(w.journal), 16);
-    ck_assert_int_eq(journal_renew(w.journal, journal_end_lsn(w.journal) + 1), -ERANGE);
-    ck_assert_int_eq(journal_renew(w.journal, from), 0);
+    ck_assert_int_eq(journal_renew(w.journal, journal_end_lsn(w.journal) + 1, NEW_UUID), -ERANGE);
+    ck_assert_int_eq(journal_renew(w.journal, from, NEW_UUID), 0);
     ck_assert(memcmp(old, journal_uuid(w.journal), 16) != 0);
     ck_assert_uint_eq(journal_oldest_lsn(w.journal), 0);
     ck_assert_uint_eq(journal_unconfirmed_lsn(w.journal), 0);
@@ -531,7 +531,7 @@ START_TEST(renew_takes_the_tail_into_a_new_journal)
     ck_assert_ptr_null(fakedisk_bytes(w.disk, "journal.new/identity", NULL));
     append_range(w.journal, 100, 150);
     ck_assert_int_eq(flush(w.journal), 0);
-    ck_assert_int_eq(journal_renew(w.journal, journal_end_lsn(w.journal)), 0);
+    ck_assert_int_eq(journal_renew(w.journal, journal_end_lsn(w.journal), NEW_UUID), 0);
     ck_assert_uint_eq(journal_end_lsn(w.journal), 0);
     ck_assert_int_eq(nth_append(w.journal, 7, &end), 0);
     ck_assert_int_eq(flush(w.journal), 0);
@@ -553,7 +553,7 @@ START_TEST(renew_takes_more_than_memory_holds)
         if (n % 100 == 99)
             ck_assert_int_eq(flush(w.journal), 0);
     }
-    ck_assert_int_eq(journal_renew(w.journal, 0), 0);
+    ck_assert_int_eq(journal_renew(w.journal, 0, NEW_UUID), 0);
     ck_assert_uint_eq(journal_durable_lsn(w.journal), 700 * (UINT64_C(65536) + 44));
 }
 END_TEST
@@ -591,7 +591,7 @@ START_TEST(real_files_work_the_same)
     }
     unsigned first = read_all(journal).first;
     ck_assert_uint_gt(first, 0);
-    ck_assert_int_eq(journal_renew(journal, journal_oldest_lsn(journal)), 0);
+    ck_assert_int_eq(journal_renew(journal, journal_oldest_lsn(journal), NEW_UUID), 0);
     ck_assert_uint_eq(read_all(journal).first, first);
     ck_assert_uint_eq(read_all(journal).end, 3000);
     ck_assert_int_eq(journal_state_write(journal, "epoch", "x", 1), 0);

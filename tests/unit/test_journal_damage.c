@@ -308,7 +308,7 @@ START_TEST(hole_that_renewal_copies_fits_a_segment)
     ck_assert_int_eq(world_open(&w), 0);
     struct found before = read_all(w.journal);
     ck_assert_int_eq(before.result, -EAGAIN);
-    ck_assert_int_eq(journal_renew(w.journal, 0), 0);
+    ck_assert_int_eq(journal_renew(w.journal, 0, NEW_UUID), 0);
     struct found after = read_all(w.journal);
     ck_assert_int_eq(after.result, -EAGAIN);
     ck_assert_uint_eq(after.end, before.end);

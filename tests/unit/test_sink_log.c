@@ -123,7 +123,7 @@ static bool has(size_t i, const char *key)
 
 static uint64_t open_at(uint64_t register_lsn, uint8_t uuid)
 {
-    struct sink_journal journal = {.register_lsn = register_lsn, .host = "test"};
+    struct sink_journal journal = {.register_lsns = &register_lsn, .writers = 1, .host = "test"};
     uint64_t lsn;
 
     memset(journal.uuid, uuid, sizeof(journal.uuid));
@@ -331,7 +331,8 @@ END_TEST
 /* Or every line of the journal would be written again. */
 START_TEST(watermark_that_cannot_be_read_now_is_not_none)
 {
-    struct sink_journal journal = {.uuid = {1}, .register_lsn = 0};
+    const uint64_t oldest = 0;
+    struct sink_journal journal = {.uuid = {1}, .writers = 1, .register_lsns = &oldest};
     uint64_t lsn = 7;
 
     load_result = -ENOMEM;

@@ -1,8 +1,7 @@
 /* Tests of daemon/writer_core that need no thread: opening the sink when the state directory can't be read. What it does with batches is tested
  * with apply, and by the fault tests. */
-#include "daemon/writer_core.h"
-
 #include "tests/support/journaltest.h"
+#include "tests/support/onewriter.h"
 #include "tests/unit/fake_sink.h"
 
 static struct world world;
@@ -29,6 +28,7 @@ static void core_start(void)
     core = writer_core_new(&options, world.journal, &sink.sink, &metrics, now, report, NULL);
     ck_assert_ptr_nonnull(core);
     wishes = (struct writer_wishes){.stopping = false};
+    one_writer_muster(&wishes);
 }
 
 /* Until it has tried to open the sink once. */
@@ -45,6 +45,8 @@ static void core_open(void)
 
 static void setup(void)
 {
+    int64_t until_us;
+
     now_us = INT64_C(1800000000000000);
     db = (struct fake_db){.in_transaction = false};
     world_init(&world);
@@ -52,6 +54,10 @@ static void setup(void)
     fake_sink_init(&sink, &db);
     core_start();
     core_open();
+    ck_assert_int_eq(status.state, WRITER_HOLDING);
+    ck_assert(!one_writer_renews(&wishes, &status));
+    ck_assert_int_eq(writer_look(core, &wishes, now_us, &until_us), WRITER_START);
+    writer_do(core, WRITER_START, (struct writer_time){now_us, now_us});
     ck_assert_int_eq(status.state, WRITER_OK);
     writer_core_free(core);
 }

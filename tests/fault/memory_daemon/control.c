@@ -67,26 +67,37 @@ static void turn(struct house *h)
     usleep(100);
 }
 
+static struct sink *make_sink(void *context)
+{
+    struct house *h = context;
+
+    quiet_sink_init(&h->sink, &h->db);
+    return &h->sink.sink;
+}
+
 static int start_pipeline(struct house *h)
 {
     const struct pipeline_options options = {
         .intake = {.streams = {.max = 100, .max_per_uid = 100, .pages_max = 10, .pages_max_per_uid = 10, .epoch = 1}},
-        .writer = {.apply = {.batch_rows = 100,
-                             .batch_bytes = 65536,
-                             .idle_timeout_us = INT64_C(3600000000),
-                             .past_tolerance_us = INT64_C(3600000000),
-                             .sessions_max = 100,
-                             .streams_max = 100,
-                             .quarantine_rows = 1000},
-                   .batch_age_us = 1000,
-                   .retry_max_us = 10000,
-                   .host = "test"},
+        .writers = {.writer = {.apply = {.batch_rows = 100,
+                                         .batch_bytes = 65536,
+                                         .idle_timeout_us = INT64_C(3600000000),
+                                         .past_tolerance_us = INT64_C(3600000000),
+                                         .sessions_max = 100,
+                                         .streams_max = 100,
+                                         .quarantine_rows = 1000},
+                               .batch_age_us = 1000,
+                               .retry_max_us = 10000,
+                               .host = "test"},
+                    .count = 1,
+                    .sink = make_sink,
+                    .sink_context = h},
         .progress = on_progress,
         .broken = on_broken,
         .ended = on_ended,
         .context = h,
     };
-    int r = pipeline_new(&h->pipeline, &options, &h->loop, h->sockets[0], h->journal, &h->sink.sink, &h->metrics);
+    int r = pipeline_new(&h->pipeline, &options, &h->loop, h->sockets[0], h->journal, &h->metrics);
 
     if (r < 0) {
         pipeline_close(h->pipeline);
@@ -119,14 +130,13 @@ static void start(struct house *h)
         r = journal_open(&h->journal, &options, NULL);
     if (r < 0 || uv_loop_init(&h->loop) < 0)
         abort();
-    quiet_sink_init(&h->sink, &h->db);
     r = -ENOMEM;
     for (int tries = 0; is_short(r) && tries < TRIES; tries++)
         r = start_pipeline(h);
     if (r < 0)
         abort();
     h->watch = (struct watch){.intake = pipeline_intake(h->pipeline),
-                              .writer = pipeline_writer(h->pipeline),
+                              .writers = pipeline_writers(h->pipeline),
                               .journal = h->journal,
                               .metrics = &h->metrics,
                               .batch_age_us = 1000,
@@ -134,7 +144,7 @@ static void start(struct house *h)
     watch_start(&h->watch, &h->loop);
     h->commands = (struct commands){.loop = &h->loop,
                                     .intake = pipeline_intake(h->pipeline),
-                                    .writer = pipeline_writer(h->pipeline),
+                                    .writers = pipeline_writers(h->pipeline),
                                     .journal = h->journal,
                                     .metrics = &h->metrics,
                                     .watch = &h->watch,
@@ -168,7 +178,6 @@ static void stop(struct house *h)
     pipeline_free(h->pipeline);
     if (uv_loop_close(&h->loop) < 0)
         complain(h->outcome, "a handle is left open");
-    h->sink.sink.ops->free(&h->sink.sink);
     journal_close(h->journal);
 }
 

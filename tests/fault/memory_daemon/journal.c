@@ -113,10 +113,11 @@ static void keep_fact(struct journal *journal, struct outcome *outcome)
 
 static void renew(struct journal *journal, struct outcome *outcome)
 {
+    static const uint8_t uuid[16] = "a new journal's";
     int r = -ENOMEM;
 
     for (int tries = 0; r == -ENOMEM && tries < TRIES; tries++)
-        r = journal_renew(journal, journal_oldest_lsn(journal));
+        r = journal_renew(journal, journal_oldest_lsn(journal), uuid);
     if (r < 0)
         complain(outcome, "renewing: %s", strerror(-r));
 }

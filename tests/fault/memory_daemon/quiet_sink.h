@@ -16,6 +16,7 @@
         return r;                                                                                                      \
     }
 QUIET(open, (struct sink * sink, const struct sink_journal *journal, uint64_t *ret), (sink, journal, ret))
+QUIET(share, (struct sink * sink, uint64_t lsn, int writers), (sink, lsn, writers))
 QUIET(begin, (struct sink * sink, uint64_t from, uint64_t to), (sink, from, to))
 QUIET(load_streams, (struct sink * sink, struct sink_stream *const *streams, size_t count), (sink, streams, count))
 QUIET(attempt, (struct sink * sink, bool careful), (sink, careful))
@@ -40,6 +41,7 @@ static inline void quiet_sink_init(struct fake_sink *sink, struct fake_db *db)
 
     ops = fake_sink_ops;
     ops.open = quiet_open;
+    ops.share = quiet_share;
     ops.begin = quiet_begin;
     ops.load_streams = quiet_load_streams;
     ops.attempt = quiet_attempt;

@@ -5,7 +5,7 @@
 #include "daemon/clock.h"
 #include "daemon/intake.h"
 #include "daemon/sink_log.h"
-#include "daemon/writer_core.h"
+#include "tests/support/onewriter.h"
 #include "tests/fault/memory_daemon/directory.h"
 #include "tests/fault/memory_daemon/quiet_sink.h"
 #include "tests/fault/memory_daemon/workload.h"
@@ -129,6 +129,7 @@ static int start_writer(struct world *w)
 {
     struct sink *sink = w->log_fd >= 0 ? w->log : &w->fake.sink;
 
+    w->writer_options.counted_lsn = journal_end_lsn(w->journal);
     w->writer = writer_core_new(&w->writer_options, w->journal, sink, &w->metrics, now_of(w), on_report, w);
     return w->writer ? 0 : -ENOMEM;
 }
@@ -148,6 +149,7 @@ static void start(struct world *w)
           intake_new(&w->intake, &options, &w->loop, w->sockets[0], w->journal, &w->metrics));
     START(w, "starting the writer", start_writer(w));
     w->wishes = (struct writer_wishes){.stopping = false};
+    one_writer_muster(&w->wishes);
     w->up = true;
 }
 
@@ -199,6 +201,8 @@ static void turn(struct world *w)
         writer_do(w->writer, next, now_of(w));
     else if (until_us > now_of(w).monotonic_us && w->ahead_us < 1000 * HOUR_US)
         w->ahead_us += until_us - now_of(w).monotonic_us;
+    if (one_writer_renews(&w->wishes, &w->status))
+        complain(w->outcome, "the journal is to be renewed");
     if (w->status.state == WRITER_OK)
         intake_set_committed(w->intake, w->status.committed_lsn);
 }

@@ -2,6 +2,7 @@
  * run, takes time, and may find the connection lost. One transaction at a time, as if all held the same row's lock. */
 #include "tests/fault/simulation/sim.h"
 
+#include "daemon/share.h"
 #include "tests/unit/fake_sink.h"
 
 #include <stdlib.h>
@@ -52,7 +53,8 @@ static void enter(struct connection *c, enum fake_op op)
     sim_point();
     if (database_state.slow_us && sim_chance(1, 4))
         sim_sleep((int64_t)sim_below((uint64_t)database_state.slow_us));
-    if ((op == FAKE_BEGIN || op == FAKE_OPEN || op == FAKE_TEND || op == FAKE_OPEN_SESSIONS) && database.in_transaction)
+    if ((op == FAKE_BEGIN || op == FAKE_OPEN || op == FAKE_TEND || op == FAKE_OPEN_SESSIONS ||
+         op == FAKE_SHARE) && database.in_transaction)
         fiber_wait(is_idle, c->host, INT64_MAX);
     c->fake.fail_at = 0;
     c->fake.fail_op = FAKE_OPS;
@@ -73,10 +75,33 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
     if (c->generation != database_state.generation) /* what a backend was still to commit went with its server */
         c->fake.hidden = false;
     r = fake_open(sink, journal, ret_lsn);
-    c->generation = c->host->generation = database_state.generation;
+    c->generation = c->host->generations[journal->writer] = database_state.generation;
     sim_note("open", c->host->index, r < 0 ? (uint64_t)-r : *ret_lsn);
     if (r == -ENOENT)
         snprintf(c->fake.error, sizeof(c->fake.error), "the watermark is gone");
+    return r;
+}
+
+static int op_share(struct sink *sink, uint64_t lsn, int writers)
+{
+    struct connection *c = self(sink);
+    int r;
+
+    enter(c, FAKE_SHARE);
+    if (c->fake.fail_at == 1 && (c->host->dead || database_state.away || c->generation != database_state.generation)) {
+        fake_fault(&c->fake, FAKE_SHARE);
+        return -EAGAIN;
+    }
+    if (c->fake.fail_at == 1) { /* the connection is lost: perhaps it is done, and nobody hears of it */
+        c->fake.fail_at = 0;
+        if (sim_chance(1, 2))
+            (void)!fake_share(sink, lsn, writers);
+        c->fake.is_open = false;
+        return -EAGAIN;
+    }
+    r = fake_share(sink, lsn, writers);
+    sim.troubles.shares += r == 0;
+    sim_note("share", lsn, r < 0 ? (uint64_t)-r : (uint64_t)writers);
     return r;
 }
 
@@ -90,7 +115,8 @@ static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
         fake_fault(&c->fake, FAKE_BEGIN);
         return -EAGAIN;
     }
-    ledger_found(c->host, false);
+    if (database_noticed(c->host)) /* else nobody knows yet what the others miss */
+        ledger_found(c->host, false);
     if (to > journal_durable_lsn(c->host->journal)) /* a power cut could take back what is stored */
         sim_violation(NULL, "host %u stores up to %lu, above what is durable", c->host->index, to);
     c->transaction = true;
@@ -212,6 +238,8 @@ static void op_free(struct sink *sink)
 static const struct sink_ops ops = {
     .name = "simulated",
     .open = op_open,
+    .claim = fake_claim,
+    .share = op_share,
     .begin = op_begin,
     .load_streams = op_load_streams,
     .attempt = op_attempt,
@@ -229,8 +257,9 @@ static const struct sink_ops ops = {
     .free = op_free,
 };
 
-struct sink *database_sink(struct host *host)
+struct sink *database_sink(void *context)
 {
+    struct host *host = context;
     struct connection *c = calloc(1, sizeof(*c));
 
     assert(c);
@@ -301,33 +330,52 @@ bool database_restore(void)
     return true;
 }
 
-bool database_seen(uint32_t uid, const uint8_t id[16], uint64_t number)
+bool database_noticed(const struct host *host)
 {
-    const struct fake_stream *stream = fake_db_stream(&database, uid, id, 0);
+    unsigned count = host->pipeline ? writers_count(pipeline_writers(host->pipeline)) : 0;
 
-    return stream && rangeset_contains(&stream->seen, number);
+    for (unsigned i = 0; i < count; i++)
+        if (host->generations[i] != database_state.generation)
+            return false;
+    return count > 0;
+}
+
+bool database_seen(uint32_t uid, const uint8_t id[16], uint64_t number, const void *frame, size_t size)
+{
+    for (int writers = 1; writers <= WRITERS_MOST; writers++) {
+        int writer = (int)share_of_frame(frame, size, (unsigned)writers);
+        const struct fake_stream *stream = fake_db_stream_of(&database, uid, id, writer, writers);
+
+        if (stream && rangeset_contains(&stream->seen, number))
+            return true;
+    }
+    return false;
 }
 
 bool database_repair(struct host *host)
 {
-    struct fake_watermark *watermark;
+    const uint8_t *journal = host->journal ? journal_uuid(host->journal) : NULL;
     uint64_t oldest;
+    bool done = false;
 
-    if (database.in_transaction || !host->journal)
+    if (database.in_transaction || !journal)
         return false;
-    watermark = fake_db_watermark(&database, journal_uuid(host->journal), 0);
     oldest = journal_oldest_lsn(host->journal);
-    if (watermark && watermark->lsn >= oldest)
-        return false;
-    if (!watermark) {
-        database.now.watermarks =
-            realloc(database.now.watermarks, (database.now.watermark_count + 1) * sizeof(*database.now.watermarks));
-        assert(database.now.watermarks);
-        watermark = &database.now.watermarks[database.now.watermark_count++];
-        *watermark = (struct fake_watermark){.writer = 0};
-        memcpy(watermark->journal, journal_uuid(host->journal), 16);
+    for (size_t i = 0; i < database.now.watermark_count; i++) {
+        struct fake_watermark *watermark = &database.now.watermarks[i];
+
+        if (memcmp(watermark->journal, journal, 16) != 0 || watermark->lsn >= oldest)
+            continue;
+        watermark->lsn = oldest;
+        done = true;
     }
-    watermark->lsn = oldest;
+    if (fake_db_writers(&database, journal) == 0) {
+        for (int i = 0; i < (int)writers_count(pipeline_writers(host->pipeline)); i++)
+            fake_db_add_watermark(&database, journal, i, oldest);
+        done = true;
+    }
+    if (!done)
+        return false;
     sim.troubles.refusals++;
     sim_note("operator", host->index, oldest);
     return true;

@@ -69,9 +69,8 @@ static void *host_main(void *argument)
         host->journal = NULL;
         return NULL;
     }
-    host->sink = database_sink(host);
     host->options.intake.streams.epoch = (uint64_t)clock_realtime_us();
-    r = pipeline_new(&host->pipeline, &host->options, &host->loop, 100, host->journal, host->sink, &host->metrics);
+    r = pipeline_new(&host->pipeline, &host->options, &host->loop, 100, host->journal, &host->metrics);
     assert(r == 0);
     host->listening = true;
     if (host->stopping || host->dead)
@@ -81,8 +80,6 @@ static void *host_main(void *argument)
     uv_run(&host->loop, UV_RUN_DEFAULT);
     pipeline_free(host->pipeline);
     host->pipeline = NULL;
-    host->sink->ops->free(host->sink);
-    host->sink = NULL;
     journal_close(host->journal);
     host->journal = NULL;
     return NULL;
@@ -100,7 +97,11 @@ void host_init(struct host *host, unsigned index)
     host->io = disk_io(host);
     host->journal_options = (struct journal_options){.state_dir = "state", .io = &host->io};
     host->options = (struct pipeline_options){
-        .progress = on_progress, .broken = on_broken, .ended = on_ended, .context = host, .writer.host = "host"};
+        .writers = {.writer.host = "host", .sink = database_sink, .sink_context = host},
+        .progress = on_progress,
+        .broken = on_broken,
+        .ended = on_ended,
+        .context = host};
 }
 
 void host_start(struct host *host)
@@ -110,8 +111,10 @@ void host_start(struct host *host)
     host->metrics = (struct metrics){0};
     host->status = (struct writer_status){.state = WRITER_CONNECTING};
     host->status_since_us = sim.now_us;
+    if (host->runs == 0 || sim_chance(1, 6))
+        host->options.writers.count = 1u << sim_below(3);
     host->runs++;
-    sim_note("start", host->index, host->options.intake.ack);
+    sim_note("start", host->index, host->options.writers.count);
     host->fiber = fiber_new(host, host_main, host);
 }
 

@@ -149,7 +149,7 @@ static bool is_stored(const struct entry *entry)
 {
     const struct worker *worker = &workers[entry->worker];
 
-    return entry->sequenced && database_seen(worker->uid, worker->stream, entry->number);
+    return entry->sequenced && database_seen(worker->uid, worker->stream, entry->number, entry->bytes, entry->size);
 }
 
 static bool on_disk(const struct entry *entry, bool seen)

@@ -129,11 +129,9 @@ void worker_record_good(struct worker *worker)
     struct toll_frame frame;
 
     toll_frame_init(&frame, TOLL_FRAME_LLM);
-    if (worker->sessions[0] == 0)
-        worker->sessions[0] = ++sessions_made;
     frame.has_session_id = true;
-    session_id(worker->sessions[0], frame.session_id);
-    record(worker, &frame, worker->sessions[0], false);
+    session_id(++sessions_made, frame.session_id); /* any writer's */
+    record(worker, &frame, sessions_made, false);
 }
 
 static void own_up(struct worker *worker)

@@ -22,7 +22,7 @@
 #include <stdint.h>
 #include <uv.h>
 
-enum { HOSTS = 2, WORKERS = 24, QUEUE_MAX = 128, HANDLES = 16, WORKS = 4, RING_MAX = 64 };
+enum { HOSTS = 2, WORKERS = 24, QUEUE_MAX = 128, HANDLES = 16, WORKS = 4, RING_MAX = 64, WRITERS_MOST = 4 };
 #define MS     INT64_C(1000)
 #define SECOND (1000 * MS)
 #define HOUR   (3600 * SECOND)
@@ -46,7 +46,8 @@ struct fiber;
     X(clock_steps)                                                                                                     \
     X(worker_deaths)                                                                                                   \
     X(poison)                                                                                                          \
-    X(broken_tables)
+    X(broken_tables)                                                                                                   \
+    X(shares)
 
 struct troubles {
 #define FIELD(name) uint64_t name;
@@ -152,11 +153,10 @@ struct host {
     struct journal_options journal_options;
     struct journal *journal;
     struct pipeline *pipeline;
-    struct sink *sink;
     struct metrics metrics;
     struct writer_status status;
     int64_t status_since_us;
-    uint64_t generation; /* of the database that it is connected to */
+    uint64_t generations[WRITERS_MOST]; /* of the database that each writer is connected to */
     unsigned runs;
     int start_error;
     /* its loop */
@@ -196,12 +196,14 @@ struct database_state { /* trouble */
 };
 extern struct database_state database_state;
 
-struct sink *database_sink(struct host *host);
+struct sink *database_sink(void *host);
 void database_init(void);
 void database_done(void);
 bool database_save(void);    /* a copy to go back to; false: not now */
 bool database_restore(void); /* false: there is none */
-bool database_seen(uint32_t uid, const uint8_t id[16], uint64_t number);
+/* Whether the frame with that number was marked by a writer whose share it was. */
+bool database_seen(uint32_t uid, const uint8_t id[16], uint64_t number, const void *frame, size_t size);
+bool database_noticed(const struct host *host); /* all its writers are connected to the database as it is */
 bool database_repair(struct host *host); /* what the operator does about a watermark that is gone or too old */
 
 /* --- workers and the ledger ------------------------------------------------------------------------------------------------- */

@@ -342,7 +342,7 @@ static void step(void)
 static bool is_quiet(const struct host *host)
 {
     return host->pipeline && !host->stopping && host->queue_count == 0 && host->status.state == WRITER_OK &&
-           host->generation == database_state.generation && /* it has noticed that the database is another */
+           database_noticed(host) && /* that it is another */
            journal_end_lsn(host->journal) == journal_durable_lsn(host->journal) &&
            host->status.applied_lsn >= journal_durable_lsn(host->journal);
 }
@@ -444,7 +444,7 @@ static void configure(struct host *host)
 {
     struct journal_options *journal = &host->journal_options;
     struct intake_options *intake = &host->options.intake;
-    struct writer_options *writer = &host->options.writer;
+    struct writer_options *writer = &host->options.writers.writer;
 
     journal->segment_bytes = ONE_OF(4096, 4096, 8192, 32768, 200000);
     journal->max_bytes = sim_chance(1, 3) ? journal->segment_bytes * (4 + sim_below(8)) : 0;

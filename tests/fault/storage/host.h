@@ -8,7 +8,7 @@
 
 #include "daemon/datagram.h"
 #include "daemon/journal.h"
-#include "daemon/writer_core.h"
+#include "tests/support/onewriter.h"
 #include "tests/fault/storage/ledger.h"
 #include "tests/support/fakedisk.h"
 #include "tests/unit/fake_sink.h"
@@ -184,6 +184,8 @@ static inline int host_start(struct host *host)
     fake_sink_init(&host->sink.fake, host->db);
     host->sink.fake.sink.ops = &ops;
     host->sink.host = host;
+    one_writer_muster(&host->wishes);
+    host->writer_options.counted_lsn = journal_end_lsn(host->journal);
     host->writer = writer_core_new(&host->writer_options, host->journal, &host->sink.fake.sink, &host->metrics,
                                    host_time(host), host_reported, host);
     assert(host->writer);
@@ -339,15 +341,19 @@ static inline void host_resend(struct host *host)
 
 static inline void host_renew(struct host *host)
 {
-    int r = journal_renew(host->journal, host->status.renew_from);
+    uint64_t from = host->status.notes.stored_lsn;
+    uint8_t uuid[16];
+    int r = journal_draw_uuid(host->journal, uuid);
 
+    if (r == 0)
+        r = journal_renew(host->journal, from, uuid);
     if (r < 0) {
         host_break_down(host);
         return;
     }
     host->renewals++;
     host->committed_lsn = 0;
-    host->wishes.renewed = true;
+    one_writer_renewed(&host->wishes, from);
     for (int n = 0; n < host->ledger->count; n++) /* what was in the log is durable in the new one */
         if (host->ledger->frames[n].end_lsn > 0)
             host->ledger->frames[n].end_lsn = 1;
@@ -360,11 +366,11 @@ static inline enum writer_next host_turn(struct host *host)
     int64_t until_us;
     enum writer_next next = writer_look(host->writer, &host->wishes, host->now_us, &until_us);
 
-    if (next == WRITER_WAIT)
+    if (next == WRITER_WAIT && until_us != INT64_MAX)
         host->now_us = until_us;
-    else
+    else if (next != WRITER_WAIT)
         writer_do(host->writer, next, host_time(host));
-    if (host->status.state == WRITER_RENEW && !host->wishes.renewed && next == WRITER_OPEN)
+    if (one_writer_renews(&host->wishes, &host->status))
         host_renew(host);
     return next;
 }
