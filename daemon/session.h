@@ -5,7 +5,6 @@
 #ifndef TOLL_DAEMON_SESSION_H
 #define TOLL_DAEMON_SESSION_H
 
-#include "daemon/idhash.h"
 #include "proto/frame.h"
 
 #include <stdbool.h>
@@ -13,30 +12,32 @@
 #include <stdint.h>
 
 struct session_totals { /* integers, so that sums are exact in any order */
-    int64_t llm_input_tokens, llm_output_tokens, llm_calls;
-    int64_t tts_chars, tts_calls;
-    int64_t stt_audio_us, stt_calls;
+    int64_t llm_input_tokens, llm_output_tokens;
+    int64_t tts_chars;
+    int64_t stt_audio_us;
+    uint32_t llm_calls, tts_calls, stt_calls;
 };
 
-struct session_change;
-
+/* There may be a million of these, and each frame finds its own at random: what is looked at most stands first, and nothing is in here that only a
+ * batch needs. */
 struct session {
     uint8_t id[16];
+    struct session *next;          /* in its bucket of the hash table */
+    struct session *older, *newer; /* by last frame */
+    uint32_t change;               /* in the batch being built: its number, from 1; or 0 */
+    bool has_start, ended;
+    bool stored; /* its row is known to exist */
+    bool whole;  /* memory is the whole story */
     struct session_totals totals;
     int64_t started_us;       /* of its start; without one, of its first frame */
     int64_t last_us;          /* latest occurred_at of a frame: where an orphan ends */
     int64_t last_received_us; /* idleness is measured in receive time */
-    bool has_start, ended;
-    bool stored;                   /* its row is known to exist */
-    bool whole;                    /* memory is the whole story */
-    struct session_change *change; /* in the batch being built, or NULL */
-    struct session *older, *newer; /* by last frame */
-    UT_hash_handle hh;
 };
 
 /* What one batch does to one session. Strings belong to the change. */
 struct session_change {
     struct session *session;
+    uint64_t order;              /* the id's first bytes, as a number: enough to sort by, nearly always */
     uint32_t starts, ends, rows; /* session_start, session_end and other frames in this batch */
     bool orphan;                 /* to be closed at its last activity … */
     int64_t idle_before_us;      /* … if nothing was received since; where memory can't know, the sink finds out */
@@ -72,7 +73,7 @@ int session_plan_orphan(struct session_table *table, const uint8_t id[static 16]
 /* The wall clock was stepped by so much: sessions stay as idle as they were. */
 void session_clock_stepped(struct session_table *table, int64_t step_us);
 
-/* The changes planned since the last settle, in order of session id. */
+/* The changes planned since the last settle, in order of session id. Valid until the next one is planned. */
 struct session_change *const *session_changes(struct session_table *table, size_t *ret_count);
 
 /* After the commit: takes over what the sink found out, forgets ended sessions, and of the others the longest idle above max. */

@@ -232,8 +232,8 @@ static void print_totals(struct sink_log *s, const struct session *session)
     const struct session_totals *t = &session->totals;
 
     print(s,
-          ",\"llm_input_tokens\":%" PRId64 ",\"llm_output_tokens\":%" PRId64 ",\"llm_calls\":%" PRId64
-          ",\"tts_chars\":%" PRId64 ",\"tts_calls\":%" PRId64 ",\"stt_calls\":%" PRId64,
+          ",\"llm_input_tokens\":%" PRId64 ",\"llm_output_tokens\":%" PRId64 ",\"llm_calls\":%" PRIu32
+          ",\"tts_chars\":%" PRId64 ",\"tts_calls\":%" PRIu32 ",\"stt_calls\":%" PRIu32,
           t->llm_input_tokens, t->llm_output_tokens, t->llm_calls, t->tts_chars, t->tts_calls, t->stt_calls);
     field_ms(s, "stt_audio_ms", t->stt_audio_us);
 }

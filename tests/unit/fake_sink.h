@@ -259,11 +259,12 @@ static inline int fake_add(struct sink *sink, const struct sink_row *row)
     memcpy(new->stream_id, row->origin->stream_id, 16);
     snprintf(new->tag, sizeof(new->tag), "%.*s", (int)tag->len, tag->ptr ? tag->ptr : "");
     if (frame->type == TOLL_FRAME_LLM)
-        new->adds = (struct session_totals){frame->input_tokens, frame->output_tokens, 1, 0, 0, 0, 0};
+        new->adds = (struct session_totals){
+            .llm_input_tokens = frame->input_tokens, .llm_output_tokens = frame->output_tokens, .llm_calls = 1};
     else if (frame->type == TOLL_FRAME_TTS)
-        new->adds = (struct session_totals){0, 0, 0, frame->char_count, 1, 0, 0};
+        new->adds = (struct session_totals){.tts_chars = frame->char_count, .tts_calls = 1};
     else if (frame->type == TOLL_FRAME_STT)
-        new->adds = (struct session_totals){0, 0, 0, 0, 0, frame->audio_duration_us, 1};
+        new->adds = (struct session_totals){.stt_audio_us = frame->audio_duration_us, .stt_calls = 1};
     fake_refuse(s, db->poison ? db->poison(row) : NULL);
     return 0;
 }

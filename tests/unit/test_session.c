@@ -359,6 +359,46 @@ START_TEST(clear_forgets_all_and_leaves_a_usable_table)
 }
 END_TEST
 
+/* Ids as workers make them: random, but some agree in their first half. */
+static void scattered_id(uint8_t id[16], unsigned n)
+{
+    uint64_t halves[2] = {(n / 4 + 1) * UINT64_C(0x9E3779B97F4A7C15), (n + 1) * UINT64_C(0xBF58476D1CE4E5B9)};
+
+    memcpy(id, halves, 16);
+}
+
+START_TEST(many_sessions_are_found_in_a_table_that_grows)
+{
+    enum { MANY = 3000, KEPT = 1000 };
+    struct session_change *const *changes;
+    struct toll_frame frame = frame_of(TOLL_FRAME_LLM, 0, 1);
+    uint8_t id[16];
+    size_t count;
+
+    for (unsigned round = 0; round < 2; round++)
+        for (unsigned n = 0; n < MANY; n++) {
+            scattered_id(frame.session_id, n);
+            frame.input_tokens = (int32_t)n;
+            apply_frame(&frame, 1);
+        }
+    ck_assert_uint_eq(session_count(table), MANY);
+    changes = session_changes(table, &count);
+    ck_assert_uint_eq(count, MANY);
+    for (size_t i = 1; i < count; i++)
+        ck_assert_int_lt(memcmp(changes[i - 1]->session->id, changes[i]->session->id, 16), 0);
+    session_settle(table, KEPT);
+    ck_assert_uint_eq(session_count(table), KEPT);
+    for (unsigned n = 0; n < MANY; n++) {
+        const struct session *found;
+
+        scattered_id(id, n);
+        found = session_find(table, id);
+        ck_assert(!found == (n < MANY - KEPT));
+        ck_assert(!found || found->totals.llm_input_tokens == 2 * (int64_t)n);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("session");
@@ -381,6 +421,7 @@ int main(void)
     tcase_add_test(tests, orphan_that_memory_does_not_know_is_not_whole);
     tcase_add_test(tests, foreach_goes_from_the_latest_activity);
     tcase_add_test(tests, clear_forgets_all_and_leaves_a_usable_table);
+    tcase_add_test(tests, many_sessions_are_found_in_a_table_that_grows);
     suite_add_tcase(suite, tests);
     return suite_run(suite);
 }

@@ -259,7 +259,7 @@ static void check_rows(void)
         const struct fake_row *row = &database.rows[i];
         struct entry *entry = entry_of_row(row);
 
-        if (!entry || entry->type != row->type || memcmp(&entry->adds, &row->adds, sizeof(row->adds)) != 0 ||
+        if (!entry || entry->type != row->type || !fake_totals_equal(&entry->adds, &row->adds) ||
             (row->has_session && session_of(row->session_id) != entry->session) ||
             (entry->type != TOLL_FRAME_GAP && strcmp(row->tag, entry->mark) != 0)) {
             sim_violation(NULL, "row %zu (%s) is nothing that anybody sent", i, row->tag);
@@ -356,7 +356,7 @@ static void check_session(const struct fake_session *row)
     }
     if (session == 0)
         sim_violation(NULL, "a session is stored that nobody sent");
-    if (memcmp(&row->totals, row->ended ? &e.totals : &none, sizeof(none)) != 0)
+    if (!fake_totals_equal(&row->totals, row->ended ? &e.totals : &none))
         sim_violation(&sim.wrong_totals, "session %u: its totals are not the sum of its events", session);
     if (row->ended && row->ended_us < row->started_us)
         sim_violation(&sim.wrong_totals, "session %u ends before it starts", session);

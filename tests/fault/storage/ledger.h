@@ -216,7 +216,7 @@ static inline void ledger_count(const struct ledger *ledger, const struct fake_d
         times[n]++;
         if (row->type != sent->type || row->uid != sender_uid(sent->sender) ||
             (sent->sender != NO_ENVELOPE && row->seq != sent->seq) || ledger_number(row->session_id) != sent->session ||
-            memcmp(&row->adds, &adds, sizeof adds) != 0)
+            !fake_totals_equal(&row->adds, &adds))
             complain(outcome, &outcome->violations, "frame %d is stored otherwise than it was sent", n);
     }
     for (int n = 0; n < ledger->count; n++) {
@@ -248,7 +248,7 @@ static inline void ledger_check_totals(const struct fake_db *db, struct outcome 
         int number = ledger_number(session->id);
         if (number < 0 || number >= FRAMES_MAX)
             complain(outcome, &outcome->violations, "session %zu was never sent", i);
-        else if (memcmp(&session->totals, session->ended ? &sums[number] : &none, sizeof none) != 0)
+        else if (!fake_totals_equal(&session->totals, session->ended ? &sums[number] : &none))
             complain(outcome, &outcome->wrong_totals, "session %d: totals are not the sum of its rows", number);
     }
 }
