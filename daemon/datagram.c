@@ -20,9 +20,7 @@ void datagram_open(struct datagram_parts *ret, const void *data, size_t size, bo
     ret->ended = false;
     ret->next = ret->end = 0;
     ret->refused = NULL;
-    if (toll_walk(data, size, &envelope_size) < 0)
-        return;
-    r = toll_envelope_decode(data, envelope_size, &ret->envelope, ret->reason);
+    r = toll_envelope_find(data, size, &ret->envelope, &envelope_size, ret->reason);
     if (r == -ENOENT)
         return;
     ret->pos = envelope_size;

@@ -134,4 +134,8 @@ int toll_frame_decode(struct toll_decoder *decoder, const void *data, size_t siz
 int toll_envelope_decode(const void *data, size_t size, struct toll_frame *ret, char reason[static TOLL_REASON_MAX])
     __attribute__((warn_unused_result));
 
+/* The same for what a datagram of `size` bytes begins with, and the envelope's size, unless it is -ENOENT: no well-formed stream frame. */
+int toll_envelope_find(const void *data, size_t size, struct toll_frame *ret, size_t *ret_size,
+                       char reason[static TOLL_REASON_MAX]) __attribute__((warn_unused_result));
+
 #endif

@@ -11,12 +11,42 @@
 static struct toll_frame frame;
 static char reason[TOLL_REASON_MAX];
 
+/* toll_envelope_find() reads libtoll's envelopes in a way of its own. */
+static void compare_find(const void *bytes, size_t size, int decoded)
+{
+    char other[TOLL_REASON_MAX];
+    struct toll_frame found;
+    size_t length = 0;
+    int r = toll_envelope_find(bytes, size, &found, &length, other);
+
+    if (decoded == -EINVAL && strstr(reason, "nested deeper")) {
+        ck_assert_int_eq(r, -ENOENT); /* no frame can follow it */
+        return;
+    }
+    ck_assert_int_eq(r, decoded);
+    if (r != -ENOENT)
+        ck_assert_uint_le(length, size);
+    if (r == -EINVAL)
+        ck_assert_str_eq(other, reason);
+    if (r < 0)
+        return;
+    ck_assert_int_eq(found.type, TOLL_FRAME_STREAM);
+    ck_assert_mem_eq(found.stream_id, frame.stream_id, sizeof(frame.stream_id));
+    ck_assert_uint_eq(found.stream_seq, frame.stream_seq);
+    ck_assert_uint_eq(found.stream_base, frame.stream_base);
+    ck_assert_uint_eq(found.stream_count, frame.stream_count);
+    ck_assert_ptr_eq(found.client.ptr, frame.client.ptr);
+    ck_assert_uint_eq(found.client.len, frame.client.len);
+    ck_assert_int_eq(found.time_us, TOLL_TIME_MISSING);
+}
+
 static int decode(const void *bytes, size_t size)
 {
     unsigned char *exact = calloc(1, size ? size : 1); /* of just that size, for the address sanitizer */
 
     memcpy(exact, bytes, size);
     int r = toll_envelope_decode(exact, size, &frame, reason);
+    compare_find(exact, size, r);
     free(exact); /* frame.client is not looked at after this */
     return r;
 }
@@ -148,6 +178,43 @@ START_TEST(envelope_client_is_as_it_was_sent)
 }
 END_TEST
 
+START_TEST(envelope_of_libtoll_is_found)
+{
+    static const char name[] = "0123456789012345678901234567890123456789";
+    const uint64_t numbers[] = {
+        0, 1, 127, 128, 255, 256, 65535, 65536, UINT32_MAX, (uint64_t)UINT32_MAX + 1, TOLL_SEQ_MAX, UINT64_MAX};
+    enum { NUMBERS = sizeof(numbers) / sizeof(numbers[0]) };
+    unsigned char bytes[256];
+    unsigned good = 0;
+
+    for (unsigned i = 0; i < NUMBERS * NUMBERS * NUMBERS; i++) {
+        struct toll_frame envelope;
+
+        toll_frame_init(&envelope, TOLL_FRAME_STREAM);
+        memcpy(envelope.stream_id, "0123456789abcdef", 16);
+        envelope.stream_seq = numbers[i % NUMBERS];
+        envelope.stream_base = numbers[i / NUMBERS % NUMBERS];
+        envelope.stream_count = numbers[i / NUMBERS / NUMBERS];
+        if (i % 3 > 0)
+            envelope.client = (struct toll_str){name, i % 41};
+        int size = toll_frame_encode(&envelope, bytes, sizeof(bytes));
+        if (size < 0)
+            continue;
+        ck_assert_int_eq(decode(bytes, (size_t)size), 0);
+        ck_assert_uint_eq(frame.stream_seq, envelope.stream_seq);
+        good++;
+        for (size_t cut = 0; cut < (size_t)size; cut++)
+            ck_assert_int_eq(decode(bytes, cut), -ENOENT);
+        for (int at = 0; at < size; at++) { /* one byte is another: both ways make the same of it */
+            bytes[at] ^= (unsigned char)(1 + i % 255);
+            (void)!decode(bytes, (size_t)size);
+            bytes[at] ^= (unsigned char)(1 + i % 255);
+        }
+    }
+    ck_assert_uint_gt(good, 100);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("envelope");
@@ -155,6 +222,7 @@ int main(void)
     SRunner *runner = srunner_create(suite);
 
     tcase_add_test(tcase, envelope_is_decoded);
+    tcase_add_test(tcase, envelope_of_libtoll_is_found);
     tcase_add_test(tcase, envelope_keys_come_in_any_order);
     tcase_add_test(tcase, envelope_only_of_stream_frames);
     tcase_add_test(tcase, envelope_that_breaks_a_rule_is_refused);
