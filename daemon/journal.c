@@ -16,6 +16,30 @@ static size_t chunk_bytes(const struct journal *journal)
     return journal->options.segment_bytes < CHUNK_BYTES ? (size_t)journal->options.segment_bytes : CHUNK_BYTES;
 }
 
+/* Kept for the next records: the system gives and takes memory of that size page by page. */
+static void idle_push(struct journal *journal, struct chunk *chunk)
+{
+    chunk->next = journal->idle;
+    journal->idle = chunk;
+    journal->idle_count++;
+}
+
+/* Sees to it that there is one. False: no memory. */
+static bool idle_ready(struct journal *journal)
+{
+    size_t usual = chunk_bytes(journal);
+    struct chunk *chunk;
+
+    if (journal->idle)
+        return true;
+    chunk = malloc(sizeof *chunk + usual);
+    if (!chunk)
+        return false;
+    chunk->cap = usual;
+    idle_push(journal, chunk);
+    return true;
+}
+
 static void chunks_release(struct journal *journal)
 {
     uint64_t durable = journal->durable;
@@ -29,9 +53,8 @@ static void chunks_release(struct journal *journal)
         if (!journal->head)
             journal->tail = NULL;
         journal->buffered -= chunk->cap;
-        chunk->next = NULL;
-        if (!journal->idle && chunk->cap == usual)
-            journal->idle = chunk;
+        if (chunk->cap == usual && journal->idle_count < IDLE_CHUNKS)
+            idle_push(journal, chunk);
         else
             free(chunk);
     }
@@ -59,7 +82,8 @@ static int chunk_reserve(struct journal *journal, size_t need, bool bounded)
         return -EAGAIN;
     if (journal->idle && cap == usual) {
         chunk = journal->idle;
-        journal->idle = NULL;
+        journal->idle = chunk->next;
+        journal->idle_count--;
     } else {
         chunk = malloc(sizeof *chunk + cap);
         if (!chunk)
@@ -88,6 +112,7 @@ void journal_chunks_free(struct journal *journal)
     chunks_free(journal->head);
     chunks_free(journal->idle);
     journal->head = journal->tail = journal->idle = NULL;
+    journal->idle_count = 0;
     journal->buffered = 0;
 }
 
@@ -185,7 +210,7 @@ int journal_room(struct journal *journal, size_t size, bool cheap)
         return -ENOSPC;
     if (cheap)
         return segment_capacity_end(journal->last) >= journal->tip + need &&
-                       (chunk_holds(journal, need) || (journal->idle && need <= journal->idle->cap)) &&
+                       (chunk_holds(journal, need) || (need <= chunk_bytes(journal) && idle_ready(journal))) &&
                        journal->buffered + need + CHUNK_BYTES <= GROUP_BYTES_MAX
                    ? 0
                    : -EAGAIN;

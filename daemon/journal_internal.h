@@ -204,7 +204,7 @@ int journal_keep_aside(struct journal *journal, struct segment *segment, const c
                        char name[64]) MUST_CHECK;
 
 /* journal.c. */
-enum { CHUNK_BYTES = 256 * 1024, GROUP_BYTES_MAX = 32 * 1024 * 1024 };
+enum { CHUNK_BYTES = 256 * 1024, GROUP_BYTES_MAX = 32 * 1024 * 1024, IDLE_CHUNKS = 8 };
 
 /* A run of records of one segment that are not known to be durable. */
 struct chunk {
@@ -246,6 +246,7 @@ struct journal {
 
     /* of the appending thread */
     struct chunk *head, *tail, *idle;
+    unsigned idle_count;
     size_t buffered;   /* capacity of the chunks from head on */
     uint64_t tip;      /* where the next record goes: `end`, but in journal_rewrite() */
     uint64_t carried;  /* the highest durable LSN that a record carries */

@@ -125,6 +125,7 @@ static void logs_swap(struct journal *journal, struct journal *fresh)
     SWAP(journal->head, fresh->head);
     SWAP(journal->tail, fresh->tail);
     SWAP(journal->idle, fresh->idle);
+    SWAP(journal->idle_count, fresh->idle_count);
     SWAP(journal->buffered, fresh->buffered);
     SWAP(journal->made, fresh->made);
     journal->oldest = fresh->oldest;
