@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 import traceback
@@ -34,6 +35,7 @@ def main() -> int:
     names = [each for each in SECTIONS if each in options.sections or not options.sections]
     modules: dict[str, Any] = {name: importlib.import_module(f"{name}_section") for name in names}
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server goes, too
     began = time.monotonic()
     stage = Stage()
     status = 0

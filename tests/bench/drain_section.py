@@ -10,7 +10,7 @@ from load_section import SENDS, toll
 from measure import CpuWatch, Series
 from through_toll import Load, Stored, ThroughToll, check, finish, make_daemon, words
 
-SECONDS = {"tiny": 15, "short": 45, "long": 700}
+SECONDS = {"tiny": 15, "short": 30, "long": 700}
 
 
 def backlog(bench: Bench, frames: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ from contenders import Copy, Insert
 from frame import Bench
 from through_toll import ThroughToll, has_option
 
-SECONDS = {"tiny": 40, "short": 330, "long": 1500}
+SECONDS = {"tiny": 40, "short": 250, "long": 1500}
 COPY = {1: r"\copy", 2: r"\copy, 2 connections"}
 CEILING = {1: r"\copy, trigger off", 2: r"\copy, trigger off, 2 connections"}
 WORKERS = (1, 4, 16)

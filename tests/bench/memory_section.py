@@ -7,7 +7,7 @@ from pathlib import Path
 from frame import Bench
 from through_toll import Load, Stored, make_daemon, words
 
-SECONDS = {"tiny": 5, "short": 60, "long": 90}
+SECONDS = {"tiny": 5, "short": 35, "long": 90}
 TARGET = 256
 
 
