@@ -53,7 +53,6 @@ class Copy:
 
     def run(self) -> Sample:
         stage = self.stage
-        stage.fresh()
         psqls: list[Psql] = []
         try:
             for _ in range(self.connections):
@@ -92,7 +91,6 @@ class Insert:
 
     def run(self) -> Sample:
         stage = self.stage
-        stage.fresh()
         columns = ",".join(f"{name}:{kind}" for name, kind in zip(stage.columns, stage.types))
         process = subprocess.Popen([program("insert"), stage.db.dsn, self.way, str(self.rows), str(self.transaction), str(stage.text_file), columns],
                                    env=clean_env(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -68,6 +68,7 @@ def run(bench: Bench) -> None:
     rounds = 1 if frames > 1_000_000 else max(1, bench.size.rounds // 2)
     found = []
     for number in range(rounds):
+        bench.stage.empty()
         bench.series.setdefault(live.name, Series()).samples.append(live.run())
         found.append(backlog(bench, frames))
         bench.progress(f"round {number + 1} of {rounds}: drained at {found[-1]['rate']:,.0f} rows/s, live {bench.series[live.name].samples[-1].rate:,.0f}",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Any, Sequence
 
 from measure import Series, Spread
-from stage import Absent, Contender, Stage
+from stage import Absent, Contender, Stage, WrongRows
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Size:
     rounds: int
     frames: int                     # of a run under load
     insert_rows: dict[str, int]     # of a run of a slower way, by way
+    rival_rows: int                 # of a run of the quickest of the other collectors
     idle_s: float                   # of each round
     record_s: float                 # of each phase
     live_sessions: tuple[int, ...]
@@ -27,9 +29,9 @@ class Size:
 
 INSERT_ROWS = {"row": 3000, "row_transaction": 6000, "upsert": 1500, "upsert_transaction": 3000, "multi": 40_000, "unnest": 60_000}
 SIZES = {
-    "tiny": Size(1, 10_000, {way: min(rows, 2000) for way, rows in INSERT_ROWS.items()}, 1, 0.5, (1000, 2000), 20_000, (20_000, 40_000), (200, 1000), 1),
-    "short": Size(5, 100_000, INSERT_ROWS, 3, 2.5, (10_000, 100_000, 1_000_000), 500_000, (500_000, 1_500_000), (1000, 100_000), 2),
-    "long": Size(7, 300_000, {way: 3 * rows for way, rows in INSERT_ROWS.items()}, 15, 10, (10_000, 100_000, 1_000_000), 10_000_000,
+    "tiny": Size(1, 10_000, {way: min(rows, 2000) for way, rows in INSERT_ROWS.items()}, 2000, 1, 0.5, (1000, 2000), 20_000, (20_000, 40_000), (200, 1000), 1),
+    "short": Size(5, 100_000, INSERT_ROWS, 15_000, 3, 2.5, (10_000, 100_000, 1_000_000), 500_000, (500_000, 1_500_000), (1000, 100_000), 2),
+    "long": Size(7, 300_000, {way: 3 * rows for way, rows in INSERT_ROWS.items()}, 50_000, 15, 10, (10_000, 100_000, 1_000_000), 10_000_000,
                  (1_000_000, 10_000_000, 50_000_000), (1000, 100_000), 5),
 }
 
@@ -58,12 +60,13 @@ class Line:
 class Bench:
     """One run of the benchmark. Sections add lines, series and results to it."""
 
-    def __init__(self, stage: Stage, size: Size, estimates: dict[str, float]) -> None:
-        self.stage, self.size = stage, size
+    def __init__(self, stage: Stage, size: Size, estimates: dict[str, float], only: str = "") -> None:
+        self.stage, self.size, self.only = stage, size, only
         self.lines: list[Line] = []
         self.series: dict[str, Series] = {}
         self.results: dict[str, Any] = {}
         self.absent: list[str] = []
+        self.wrong: list[str] = []
         self._left = dict(estimates)  # seconds that each section yet to come may take
         self._section = ""
         self._began = self._section_began = time.monotonic()
@@ -84,19 +87,22 @@ class Bench:
     # --- rounds ---
 
     def alternate(self, contenders: Sequence[Contender], rounds: int | None = None) -> None:
-        """Every contender once a round, each round beginning with another one; adds the series, by name."""
+        """Every contender once a round, each round beginning with another one; adds the series, by name. One that stores wrong rows
+        gets none, and is noted."""
         rounds = rounds or self.size.rounds
-        playing = list(contenders)
+        playing = [each for each in contenders if re.search(self.only, each.name)]
         done = 0
         for number in range(rounds):
             first = number * 5 % len(playing) if playing else 0
             for each in playing[first:] + playing[:first]:
                 try:
                     each.start()
+                    self.stage.fresh() if getattr(each, "wants_sessions", True) else self.stage.empty()
                     sample = each.run()
-                except Absent as reason:
+                except (Absent, WrongRows) as reason:
                     playing.remove(each)
-                    self.absent.append(f"{each.name}: {reason}")
+                    self.series.pop(each.name, None)
+                    (self.absent if isinstance(reason, Absent) else self.wrong).append(f"{each.name}: {reason}")
                     self.progress(f"{each.name} is left out: {reason}")
                     continue
                 finally:

@@ -66,8 +66,12 @@ static void sleep_us(uint64_t us)
     nanosleep(&(struct timespec){.tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000 * 1000)}, NULL);
 }
 
-/* Stands before libc's, for libtoll: what a worker finds in the socket decides how it sends. */
-ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+static ssize_t send_now(int fd, const struct msghdr *message, const void *data, size_t size, int flags)
+{
+    return message ? syscall(SYS_sendmsg, fd, message, flags) : syscall(SYS_sendto, fd, data, size, flags, NULL, 0);
+}
+
+static ssize_t send_as_told(int fd, const struct msghdr *message, const void *data, size_t size, int flags)
 {
     static bool sent;
     if (o.send == SEND_COALESCED && sent) {
@@ -75,13 +79,24 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
         errno = EAGAIN;
         return -1;
     }
-    ssize_t n = syscall(SYS_sendmsg, fd, message, flags);
+    ssize_t n = send_now(fd, message, data, size, flags);
     while (n < 0 && errno == EAGAIN && o.send == SEND_SINGLE) {
         sleep_us(FULL_US); /* not poll(): each datagram taken would wake every worker */
-        n = syscall(SYS_sendmsg, fd, message, flags);
+        n = send_now(fd, message, data, size, flags);
     }
     sent = n >= 0;
     return n;
+}
+
+/* These two stand before libc's, for libtoll: what a worker finds in the socket decides how it sends. */
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    return send_as_told(fd, message, NULL, 0, flags);
+}
+
+ssize_t send(int fd, const void *data, size_t size, int flags)
+{
+    return send_as_told(fd, NULL, data, size, flags);
 }
 
 /* --- what is recorded --- */

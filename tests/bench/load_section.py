@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import rivals
 from contenders import Copy, Insert
 from frame import Bench
+from stage import Absent, Contender
 from through_toll import ThroughToll, has_option
 
 SECONDS = {"tiny": 40, "short": 250, "long": 1500}
@@ -29,10 +31,11 @@ def toll(calls: bool, workers: int, send: str, writers: int = 1) -> str:
 
 def run(bench: Bench) -> None:
     stage, size = bench.stage, bench.size
+    stage.empty()
     first = ThroughToll(stage, "", workers=4, send="coalesced", frames=size.frames, sessions=min(1000, size.frames // 10), keep=True)
     first.run()
     bench.progress(f"made the rows: {stage.rows:,} events with {len(stage.columns)} columns")
-    contenders = [Copy(stage, COPY[n], connections=n) for n in COPY]
+    contenders: list[Contender] = [Copy(stage, COPY[n], connections=n) for n in COPY]
     contenders += [Copy(stage, CEILING[n], connections=n, trigger=False) for n in CEILING]
     writers = [1] + ([2] if has_option(stage, "database.writers", 2) else [])
     for calls in (False, True):
@@ -45,12 +48,12 @@ def run(bench: Bench) -> None:
     for way, (name, mode, transaction) in INSERTS.items():
         contenders.append(Insert(stage, name, mode, size.insert_rows[way], transaction))
     try:
-        import rivals
-    except ModuleNotFoundError:
-        bench.absent.append("other collectors: there is no rivals.py")
-    else:
-        contenders += rivals.contenders(stage)
-        bench.results["rivals"] = [each.name for each in contenders if type(each).__module__ == "rivals"]
+        others = rivals.contenders(stage, size.rival_rows)
+    except Absent as reason:
+        bench.absent.append(str(reason))
+        others = []
+    bench.results["rivals"] = [each.name for each in others]
+    contenders += others
     bench.alternate(contenders)
     lines(bench)
 

@@ -66,7 +66,7 @@ def table(lines: list[Line]) -> str:
 
 def as_json(bench: Bench, about: dict[str, Any], seconds: float) -> str:
     return json.dumps({
-        "machine": about, "seconds": seconds, "left_out": bench.absent,
+        "machine": about, "seconds": seconds, "left_out": bench.absent, "wrong": bench.wrong,
         "table": [{"group": line.group, "what": line.what, "figure": line.figure.as_json(), "unit": line.unit, "reference": line.reference,
                    "ratio": line.ratio, "target": line.target, "at_most": line.at_most, "reached": line.reached, "note": line.note}
                   for line in bench.lines],

@@ -37,8 +37,8 @@ class WrongRows(Exception):
 
 
 class Contender(Protocol):
-    """A way to store rows. start(), run(), close() in each round. What start() does is not timed; run() empties the tables
-    (Stage.fresh()), stores, checks, and tells how long storing took. start() may raise Absent, close() follows whatever happened."""
+    """A way to store rows. In each round: start(), which is not timed and may raise Absent; run(), which finds empty tables (but for the
+    rows' sessions, unless wants_sessions is there and false), stores, checks, and tells how long storing took; close(), whatever happened."""
     name: str
 
     def start(self) -> None: ...

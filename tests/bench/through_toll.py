@@ -173,6 +173,8 @@ def has_option(stage: Stage, name: str, value: object) -> bool:
 class ThroughToll:
     """toll as it comes, but for `config`; load: the arguments of words(). keep: these rows become the stage's."""
 
+    wants_sessions = False
+
     def __init__(self, stage: Stage, name: str, *, config: Mapping[str, Any] | None = None, daemons: int = 1, keep: bool = False,
                  **load: Any) -> None:
         self.stage, self.name, self.config, self.daemons, self.keep, self.load = stage, name, config, daemons, keep, load
@@ -189,7 +191,6 @@ class ThroughToll:
 
     def run(self) -> Sample:
         stage = self.stage
-        stage.empty()
         inserted, updated = self._session_writes()
         stored = Stored(stage.db)
         daemons = [make_daemon(stage.db, self.config) for _ in range(self.daemons)]
