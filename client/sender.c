@@ -223,10 +223,11 @@ static uint32_t compose(struct toll_sender *s, int *ret_iovs)
 
 static void note_blocked(struct toll_sender *s, uint64_t now)
 {
+    uint64_t max_us = heartbeat_stale(s, now) ? TOLL_BLOCKED_WAIT_STALE_US : TOLL_BLOCKED_WAIT_MAX_US;
     s->blocked_us = now;
     s->blocked_wait_us = s->blocked_wait_us > 0 ? s->blocked_wait_us * 2 : TOLL_BLOCKED_WAIT_MIN_US;
-    if (s->blocked_wait_us > TOLL_BLOCKED_WAIT_MAX_US)
-        s->blocked_wait_us = TOLL_BLOCKED_WAIT_MAX_US;
+    if (s->blocked_wait_us > max_us)
+        s->blocked_wait_us = max_us;
 }
 
 /* Accounts for a datagram of `frames` frames that sendmsg took, or did not. */

@@ -29,11 +29,12 @@ enum {
     TOLL_RESEND_WAIT_MAX_US = 5 * 1000 * 1000,
     TOLL_RESEND_WAIT_URGENT_US = 1000 * 1000,  /* or only to this while somebody waits */
     TOLL_HEARTBEAT_STALE_US = 3 * 1000 * 1000, /* then attach again, at most this often */
-    TOLL_BLOCKED_WAIT_MIN_US = 1000,           /* after a full socket; doubled up to */
-    TOLL_BLOCKED_WAIT_MAX_US = 16 * 1000,      /* unless acks show that the daemon reads, or somebody waits */
-    TOLL_BUSY_WAIT_US = 20 * 1000,             /* while the daemon is busy: a datagram this often, or when */
-    TOLL_BUSY_BYTES = 16 * 1024,               /* so much waits */
-    TOLL_SEND_BUDGET = 128,                    /* datagrams in one call, so that no thread sends for others for ever */
+    TOLL_BLOCKED_WAIT_MIN_US = 1000,           /* after a full socket; doubled up to the next, or to the one after */
+    TOLL_BLOCKED_WAIT_MAX_US = 4 * 1000,     /* where the heartbeat is stale. Acks, which show that the daemon reads, */
+    TOLL_BLOCKED_WAIT_STALE_US = 128 * 1000, /* end the wait, and somebody who waits makes it short */
+    TOLL_BUSY_WAIT_US = 20 * 1000,           /* while the daemon is busy: a datagram this often, or when */
+    TOLL_BUSY_BYTES = 16 * 1024,             /* so much waits */
+    TOLL_SEND_BUDGET = 128,                  /* datagrams in one call, so that no thread sends for others for ever */
 };
 
 struct toll_sender {

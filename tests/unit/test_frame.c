@@ -267,6 +267,67 @@ START_TEST(encode_needs_room_for_all)
 }
 END_TEST
 
+/* An end's time stands last, after its key: what msgpack-c makes of the same number. */
+START_TEST(encode_writes_integers_as_msgpack_c_does)
+{
+    static const int64_t edges[] = {0,          INT8_MAX,  UINT8_MAX,  INT16_MAX,
+                                    UINT16_MAX, INT32_MAX, UINT32_MAX, INT64_MAX - 2};
+    for (size_t i = 0; i < sizeof(edges) / sizeof(edges[0]); i++)
+        for (int64_t near = -34; near <= 2; near++)
+            for (int sign = -1; sign <= 1; sign += 2) {
+                struct toll_frame frame;
+                msgpack_sbuffer expected;
+                msgpack_packer packer;
+                toll_frame_init(&frame, TOLL_FRAME_SESSION_END);
+                frame.has_session_id = true;
+                frame.time_us = sign * (edges[i] + near);
+                msgpack_sbuffer_init(&expected);
+                msgpack_packer_init(&packer, &expected, msgpack_sbuffer_write);
+                msgpack_pack_int64(&packer, frame.time_us);
+                int size = toll_frame_encode(&frame, bytes, sizeof(bytes));
+                ck_assert_int_gt(size, (int)expected.size);
+                ck_assert_mem_eq(bytes + size - expected.size, expected.data, expected.size);
+                ck_assert_mem_eq(bytes + size - expected.size - 8, "ended_at", 8);
+                msgpack_sbuffer_destroy(&expected);
+            }
+}
+END_TEST
+
+START_TEST(envelope_is_what_the_table_says)
+{
+    static const uint64_t numbers[] = {1,           127, 128, 255, 256, 65535, 65536, UINT32_MAX, UINT64_C(1) << 32,
+                                       TOLL_SEQ_MAX};
+    static char longest[TOLL_NAME_MAX + 1];
+    const char *const clients[] = {NULL, "", "worker", "a name of more than thirty-one bytes", longest};
+    memset(longest, 'x', TOLL_NAME_MAX);
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        for (size_t j = 0; j <= i; j++)
+            for (size_t c = 0; c < sizeof(clients) / sizeof(clients[0]); c++) {
+                struct toll_frame frame;
+                uint8_t direct[384];
+                toll_frame_init(&frame, TOLL_FRAME_STREAM);
+                memset(frame.stream_id, 0xa5, sizeof(frame.stream_id));
+                frame.stream_seq = numbers[i];
+                frame.stream_base = numbers[j];
+                frame.stream_count = j;
+                if (numbers[i] == TOLL_SEQ_MAX)
+                    frame.stream_count = j > 0;
+                if (clients[c])
+                    frame.client = (struct toll_str){clients[c], (uint32_t)strlen(clients[c])};
+                int size = toll_frame_encode(&frame, bytes, sizeof(bytes));
+                ck_assert_int_gt(size, 0);
+                for (int cap = 0; cap<size; cap += size - cap> 20 ? 7 : 1)
+                    ck_assert_int_eq(toll_envelope_encode(frame.stream_id, frame.stream_seq, frame.stream_base,
+                                                          frame.stream_count, clients[c], direct, (size_t)cap),
+                                     -ENOBUFS);
+                ck_assert_int_eq(toll_envelope_encode(frame.stream_id, frame.stream_seq, frame.stream_base,
+                                                      frame.stream_count, clients[c], direct, sizeof(direct)),
+                                 size);
+                ck_assert_mem_eq(direct, bytes, (size_t)size);
+            }
+}
+END_TEST
+
 #define REFUSED(init, change)                                                                                          \
     do {                                                                                                               \
         struct toll_frame f;                                                                                           \
@@ -497,6 +558,8 @@ int main(void)
     tcase_add_test(tcase, types_have_names);
     tcase_add_test(tcase, random_frames_come_back);
     tcase_add_test(tcase, encode_needs_room_for_all);
+    tcase_add_test(tcase, encode_writes_integers_as_msgpack_c_does);
+    tcase_add_test(tcase, envelope_is_what_the_table_says);
     tcase_add_test(tcase, encode_refuses_what_no_daemon_takes);
     tcase_add_test(tcase, encode_takes_the_limits);
     tcase_add_test(tcase, durations_survive_milliseconds);

@@ -88,6 +88,26 @@ START_TEST(child_begins_a_stream_of_its_own)
 }
 END_TEST
 
+static int ring_is_empty(void)
+{
+    for (size_t i = 0; i < t->sender.ring.size; i++)
+        if (t->sender.ring.data[i] != 0)
+            return 1;
+    return child_records();
+}
+
+START_TEST(child_does_not_inherit_the_ring)
+{
+    uint8_t parent[16];
+    ck_assert_int_eq(fake_record(t, "parent"), 0);
+    ck_assert(fake_daemon_read(d));
+    memcpy(parent, d->stream_id, 16);
+    ck_assert_uint_ne(t->sender.ring.data[0], 0);
+    wait_child(fork_child(ring_is_empty));
+    check_child_stream(parent);
+}
+END_TEST
+
 static pthread_barrier_t locked, release;
 
 static void *hold_lock(void *arg)
@@ -238,6 +258,7 @@ int main(void)
     tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_set_timeout(tcase, 30);
     tcase_add_test(tcase, child_begins_a_stream_of_its_own);
+    tcase_add_test(tcase, child_does_not_inherit_the_ring);
     tcase_add_test(tcase, lock_held_by_another_thread_does_not_stop_the_child);
     tcase_add_test(tcase, without_a_wiped_page_the_pid_tells);
     tcase_add_test(tcase, every_generation_has_its_stream);

@@ -127,6 +127,30 @@ START_TEST(own_frames_are_told_apart)
 }
 END_TEST
 
+START_TEST(empty_ring_begins_at_the_front_again)
+{
+    uint32_t frames;
+    uint64_t own = 0;
+    for (uint64_t n = 1; n <= 3; n++) {
+        put("frame");
+        struct iovec iov;
+        int used;
+        ck_assert_uint_eq(toll_ring_take(&ring, &iov, 2, 100, &used), 1);
+        ck_assert_ptr_eq(iov.iov_base, memory + TOLL_RING_HEADER);
+        toll_ring_settle(&ring, 1);
+        ck_assert_uint_eq(toll_ring_ack(&ring, n, &own), 1);
+        ck_assert_uint_eq(toll_ring_free_bytes(&ring), sizeof memory);
+    }
+    put("first");
+    put("second");
+    take(2, 100, &frames);
+    toll_ring_settle(&ring, 1);
+    toll_ring_ack(&ring, 4, &own);
+    put("third"); /* not empty: behind the others */
+    ck_assert_str_eq(take(64, 100, &frames), "secondthird");
+}
+END_TEST
+
 /* Frames of every size pass the seam many times, with sends, refused sends, rewinds and acks in random order; what
  * comes out is what a plain array says. */
 START_TEST(random_use_equals_a_plain_array)
@@ -252,6 +276,7 @@ int main(void)
     tcase_add_test(tcase, pinned_frames_stay_until_settled);
     tcase_add_test(tcase, ack_beyond_a_rewound_cursor_moves_it);
     tcase_add_test(tcase, own_frames_are_told_apart);
+    tcase_add_test(tcase, empty_ring_begins_at_the_front_again);
     tcase_add_test(tcase, random_use_equals_a_plain_array);
     suite_add_tcase(suite, tcase);
     tcase = tcase_create("totals");

@@ -1,4 +1,6 @@
 /* Tests of client/sender: what goes out when, against a fake daemon and a fake clock. */
+#include <stdio.h>
+
 #include "tests/unit/fake_daemon.h"
 
 static struct fake_daemon daemon_;
@@ -332,6 +334,76 @@ START_TEST(full_socket_coalesces)
 }
 END_TEST
 
+/* Lets `ms` pass, one by one, ticking. */
+static void tick_for(uint64_t ms)
+{
+    for (; ms > 0; ms--) {
+        fake_advance_ms(1);
+        toll_tick(t);
+    }
+}
+
+START_TEST(full_socket_is_asked_less_often_the_longer_nobody_reads)
+{
+    fake_record(t, NULL);
+    read_one(1);
+    fake_ack(d, 7, 1);
+    fake_heartbeat(d, t);
+    (void)fill_socket();
+    ck_assert_uint_eq(t->sender.blocked_wait_us, TOLL_BLOCKED_WAIT_MIN_US);
+    tick_for(150);
+    ck_assert_uint_eq(t->sender.blocked_wait_us, TOLL_BLOCKED_WAIT_MAX_US);
+    for (int i = 0; i < 40; i++) {
+        fake_advance_ms(100);
+        toll_tick(t);
+    }
+    ck_assert_uint_eq(t->sender.blocked_wait_us, TOLL_BLOCKED_WAIT_STALE_US); /* the heartbeat has stopped */
+    ck_assert_uint_eq(fake_stats(t).blocked, 1);                              /* nothing was copied to find out */
+
+    uint64_t highest = 1;
+    fake_daemon_drain(d, &highest);
+    fake_advance_ms(1);
+    toll_tick(t);
+    read_none();                                    /* it does not know yet */
+    ck_assert_int_eq(toll_flush(t, 0), -ETIMEDOUT); /* somebody waits: asks again at once */
+    ck_assert(fake_daemon_read(d));
+    ck_assert_uint_eq(t->sender.blocked_wait_us, 0);
+}
+END_TEST
+
+START_TEST(acks_end_the_wait_for_a_full_socket)
+{
+    uint32_t recorded = fill_socket();
+    uint64_t highest = 0;
+    fake_daemon_drain(d, &highest);
+    ck_assert_uint_eq(highest, recorded - 1);
+    ck_assert_int_eq(fake_record(t, NULL), 0);
+    read_none(); /* no time has passed */
+    fake_ack(d, 7, highest);
+    fake_heartbeat(d, t);
+    ck_assert_int_eq(fake_record(t, NULL), 0);
+    read_one(3);
+    ck_assert_uint_eq(d->envelope.stream_seq, highest + 1);
+}
+END_TEST
+
+START_TEST(frames_at_the_seam_of_the_ring_arrive_whole)
+{
+    toll_close(t, 0);
+    t = fake_open(d, &(struct toll_options){.ring_bytes = 4096});
+    for (uint64_t seq = 1; seq <= 300; seq++) { /* one is always kept, so the ring never begins anew */
+        char id[24];
+        snprintf(id, sizeof id, "%llu", (unsigned long long)seq);
+        ck_assert_int_eq(fake_record(t, id), 0);
+        read_one(1);
+        ck_assert_str_eq(d->frame[0].request_id, id);
+        fake_ack(d, 7, seq - 1);
+        fake_heartbeat(d, t);
+    }
+    ck_assert_uint_eq(fake_stats(t).datagrams, 300);
+}
+END_TEST
+
 START_TEST(coalesced_datagrams_keep_the_limit)
 {
     toll_close(t, 0);
@@ -552,6 +624,9 @@ int main(void)
     tcase_add_test(tcase, new_epoch_resends_what_is_above_acked);
     tcase_add_test(tcase, stale_heartbeat_on_an_idle_worker_attaches_again);
     tcase_add_test(tcase, full_socket_coalesces);
+    tcase_add_test(tcase, full_socket_is_asked_less_often_the_longer_nobody_reads);
+    tcase_add_test(tcase, acks_end_the_wait_for_a_full_socket);
+    tcase_add_test(tcase, frames_at_the_seam_of_the_ring_arrive_whole);
     tcase_add_test(tcase, coalesced_datagrams_keep_the_limit);
     tcase_add_test(tcase, full_ring_refuses_counts_and_tells_by_a_gap);
     tcase_add_test(tcase, flush_writes_the_gap_into_the_room_kept_for_it);

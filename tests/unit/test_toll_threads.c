@@ -49,14 +49,20 @@ static void *recorder_main(void *arg)
 {
     uint64_t *accepted = arg;
     unsigned char call[16];
+    char text[1800];
+    memset(text, 'x', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
     if (toll_id_random(call) < 0)
         return NULL;
     int r = toll_session_start(t, call, NULL);
     *accepted += r == 0;
     for (int i = 0; i < RECORDS - 1; i++) {
         struct toll_snapshot snapshot;
-        *accepted +=
-            toll_llm(t, call, &(struct toll_llm_usage){.provider = "p", .model = "m", .output_tokens = 1}) == 0;
+        if (i % 50 == 7) /* too large for the stack: encoded in a buffer that all share */
+            r = toll_transcript(t, call, &(struct toll_turn){.role = "user", .text = text});
+        else
+            r = toll_llm(t, call, &(struct toll_llm_usage){.provider = "p", .model = "m", .output_tokens = 1});
+        *accepted += r == 0;
         if (i % 64 == 0)
             (void)!toll_snapshot(t, call, &snapshot);
         if (i % 100 == 0)
