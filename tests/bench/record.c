@@ -7,8 +7,6 @@
  *
  * It prints figures and judges nothing. */
 #include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
 #include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
@@ -19,7 +17,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -28,12 +25,15 @@
 #include "client/toll.h"
 #include "proto/frame.h"
 #include "proto/walk.h"
+#include "tests/bench/latency.h"
+#include "tests/bench/own_daemon.h"
 
-static const char usage[] = "record [--tolld PATH] [--seconds S] [--only PHASE] [--human]\n"
-                            "  --tolld PATH   the daemon to start (tolld beside this program's build directory)\n"
-                            "  --seconds S    of each phase (3)\n"
-                            "  --only PHASE   only phases whose name begins so: paced, full, frozen, absent, flood\n"
-                            "  --human        a table instead of a line of JSON\n";
+static const char usage[] =
+    "record [--tolld PATH] [--seconds S] [--only PHASE] [--human]\n"
+    "  --tolld PATH   the daemon to start (tolld beside this program's build directory)\n"
+    "  --seconds S    of each phase (3)\n"
+    "  --only PHASE   only phases whose name begins so: paced, busy, full, frozen, absent, flood\n"
+    "  --human        a table instead of a line of JSON\n";
 
 enum {
     THREADS_MAX = 4,
@@ -45,18 +45,6 @@ enum {
 };
 enum kind { RECORD, SEND, CLOCK, KINDS };
 static const char *const kind_names[] = {"record", "send", "clock"};
-
-/* Latencies of one kind: exact to a nanosecond up to FINE_NS, then 64 steps an octave. */
-struct latency {
-    uint64_t count, max_ns, in_ns, cpu_ns, above[3]; /* above 2, 10 and 100 µs */
-    uint32_t bin[BINS];
-};
-static const uint64_t above_ns[3] = {2000, 10000, 100000};
-
-struct daemon {
-    pid_t pid;
-    char dir[64], socket[96];
-};
 
 /* A sender that does what libtoll does for one frame, as bare as it goes. */
 struct bare {
@@ -70,12 +58,13 @@ struct phase {
     const char *name;
     unsigned threads, rate; /* rate: of each kind a second; 0: full speed */
     size_t ring_bytes;
+    bool busy; /* the worker computes between the calls, so its caches stay warm; else it sleeps */
     bool frozen, absent, until_full, full;
 };
 
 struct task {
     const struct phase *phase;
-    const struct daemon *daemon;
+    const struct own_daemon *daemon;
     struct toll *toll;
     unsigned char call[16];
     uint64_t refused;
@@ -89,123 +78,6 @@ static bool human;
 static const char *only = "";
 static uint8_t frame_bytes[512];
 static size_t frame_size;
-
-static void die(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
-static uint64_t now_ns(clockid_t id)
-{
-    struct timespec t;
-    clock_gettime(id, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-/* --- latencies --- */
-
-static unsigned bin_of(uint64_t ns)
-{
-    if (ns < FINE_NS)
-        return (unsigned)ns;
-    unsigned octave = 63 - (unsigned)__builtin_clzll(ns) - 14; /* FINE_NS is 2¹⁴ */
-    unsigned bin = FINE_NS + octave * OCTAVE + (unsigned)(ns >> (octave + 14 - 6)) - OCTAVE;
-    return bin < BINS ? bin : BINS - 1;
-}
-
-static uint64_t bin_ns(unsigned bin)
-{
-    if (bin < FINE_NS)
-        return bin;
-    unsigned octave = (bin - FINE_NS) / OCTAVE, step = (bin - FINE_NS) % OCTAVE;
-    return (uint64_t)(OCTAVE + step) << (octave + 14 - 6);
-}
-
-static void note(struct latency *l, uint64_t ns)
-{
-    l->count++;
-    l->in_ns += ns;
-    l->bin[bin_of(ns)]++;
-    if (ns > l->max_ns)
-        l->max_ns = ns;
-    for (int i = 0; i < 3 && ns > above_ns[i]; i++)
-        l->above[i]++;
-}
-
-static void merge(struct latency *into, const struct latency *from)
-{
-    into->count += from->count;
-    into->in_ns += from->in_ns;
-    into->cpu_ns += from->cpu_ns;
-    into->max_ns = into->max_ns > from->max_ns ? into->max_ns : from->max_ns;
-    for (int i = 0; i < 3; i++)
-        into->above[i] += from->above[i];
-    for (unsigned i = 0; i < BINS; i++)
-        into->bin[i] += from->bin[i];
-}
-
-static double quantile_us(const struct latency *l, double q)
-{
-    uint64_t rank = (uint64_t)((double)l->count * q), seen = 0;
-    for (unsigned i = 0; i < BINS; i++)
-        if ((seen += l->bin[i]) > rank)
-            return (double)bin_ns(i) / 1000;
-    return (double)l->max_ns / 1000;
-}
-
-/* --- the daemon --- */
-
-static int remove_entry(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-    (void)st, (void)flag, (void)ftw;
-    return remove(path);
-}
-
-static void daemon_start(struct daemon *d)
-{
-    const char *tmp = getenv("TMPDIR");
-    char state[96], control[96], log[96];
-    snprintf(d->dir, sizeof d->dir, "%.40s/toll-record-XXXXXX", tmp ? tmp : "/tmp");
-    if (!mkdtemp(d->dir))
-        die(d->dir);
-    snprintf(d->socket, sizeof d->socket, "%s/toll.sock", d->dir);
-    snprintf(state, sizeof state, "%s/state", d->dir);
-    snprintf(control, sizeof control, "%s/control.sock", d->dir);
-    snprintf(log, sizeof log, "%s/log", d->dir);
-    if (mkdir(state, 0700) < 0)
-        die(state);
-    d->pid = fork();
-    if (d->pid < 0)
-        die("fork");
-    if (d->pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        unsetenv("DATABASE_URL");
-        setenv("TOLL_SOCKET", d->socket, 1);
-        setenv("TOLL_STATE_DIR", state, 1);
-        setenv("TOLL_CONTROL", control, 1);
-        dup2(open("/dev/null", O_WRONLY), 1);
-        dup2(open(log, O_WRONLY | O_CREAT, 0600), 2);
-        execl(tolld, tolld, (char *)NULL);
-        _exit(127);
-    }
-    for (int i = 0; access(d->socket, F_OK) < 0; i++) {
-        if (i == 1000 || waitpid(d->pid, NULL, WNOHANG) != 0) {
-            fprintf(stderr, "record: %s does not start; see %s\n", tolld, log);
-            exit(1);
-        }
-        usleep(10000);
-    }
-}
-
-static void daemon_stop(struct daemon *d)
-{
-    if (d->pid > 0) {
-        kill(d->pid, SIGKILL);
-        waitpid(d->pid, NULL, 0);
-    }
-    nftw(d->dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-}
 
 /* --- what is measured --- */
 
@@ -227,7 +99,7 @@ static int record(struct toll *t, const unsigned char call[16])
 /* Takes the bytes of such a record from libtoll itself. */
 static void capture(void)
 {
-    struct daemon d = {0};
+    struct own_daemon d = {0};
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     uint8_t bytes[1024];
     size_t envelope, pos = 0;
@@ -252,10 +124,10 @@ static void capture(void)
     memcpy(frame_bytes, bytes + pos, frame_size);
     toll_close(t, 0);
     close(fd);
-    daemon_stop(&d);
+    own_daemon_stop(&d);
 }
 
-static void bare_open(struct bare *b, const struct daemon *d)
+static void bare_open(struct bare *b, const struct own_daemon *d)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     memcpy(address.sun_path, d->socket, sizeof d->socket);
@@ -287,7 +159,7 @@ static void measure(struct task *k, struct bare *b, enum kind kind)
         r = record(k->toll, k->call);
     else if (kind == SEND)
         (void)!send(b->fd, b->datagram, b->size, MSG_NOSIGNAL);
-    note(&k->of[kind], now_ns(CLOCK_MONOTONIC) - from);
+    latency_note(&k->of[kind], now_ns(CLOCK_MONOTONIC) - from);
     if (r == -ENOBUFS) {
         k->refused++;
         if (k->phase->until_full)
@@ -312,7 +184,10 @@ static void paced(struct task *k, struct bare *b)
             bare_prepare(b);
         due += step;
         struct timespec at = {.tv_sec = (time_t)(due / 1000000000), .tv_nsec = (long)(due % 1000000000)};
-        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
+        if (!k->phase->busy)
+            clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
+        while (now_ns(CLOCK_MONOTONIC) < due)
+            ;
         measure(k, b, kind);
     }
 }
@@ -369,7 +244,7 @@ static void result_begin(const char *name)
 
 static void print_latency(enum kind kind, const struct latency *l)
 {
-    double p50 = quantile_us(l, 0.5), p99 = quantile_us(l, 0.99), p999 = quantile_us(l, 0.999);
+    double p50 = latency_quantile_us(l, 0.5), p99 = latency_quantile_us(l, 0.99), p999 = latency_quantile_us(l, 0.999);
     double max = (double)l->max_ns / 1000, n = l->count ? (double)l->count : 1;
     if (human) {
         printf("%s%-7s %9llu %9.3f %9.3f %9.3f %10.3f", kind == RECORD ? " " : "                       ",
@@ -391,14 +266,14 @@ static void print_latency(enum kind kind, const struct latency *l)
 static void run_phase(const struct phase *p)
 {
     static struct task task[THREADS_MAX];
-    struct daemon d = {0};
+    struct own_daemon d = {0};
     struct toll *t;
     struct toll_stats stats;
     pthread_t thread[THREADS_MAX];
 
-    daemon_start(&d);
+    own_daemon_start(&d, tolld);
     if (p->absent) {
-        daemon_stop(&d);
+        own_daemon_stop(&d);
         d.pid = 0;
     }
     int r =
@@ -424,7 +299,7 @@ static void run_phase(const struct phase *p)
         if (i > 0) {
             task[0].refused += task[i].refused;
             for (enum kind kind = 0; kind < KINDS; kind++)
-                merge(&task[0].of[kind], &task[i].of[kind]);
+                latency_merge(&task[0].of[kind], &task[i].of[kind]);
         }
     }
     toll_stats(t, &stats);
@@ -437,15 +312,17 @@ static void run_phase(const struct phase *p)
             p->threads, p->rate, (unsigned long long)task[0].refused, (unsigned long long)stats.blocked,
             stats.datagrams ? (double)(stats.recorded + stats.resent) / (double)stats.datagrams : 0);
     if (!human && send_->count)
-        printf(", \"ratio_p50\": %.2f, \"ratio_p99\": %.2f", quantile_us(record_, 0.5) / quantile_us(send_, 0.5),
-               quantile_us(record_, 0.99) / quantile_us(send_, 0.99));
+        printf(", \"ratio_p50\": %.2f, \"ratio_p99\": %.2f",
+               latency_quantile_us(record_, 0.5) / latency_quantile_us(send_, 0.5),
+               latency_quantile_us(record_, 0.99) / latency_quantile_us(send_, 0.99));
     for (enum kind kind = 0; kind < KINDS; kind++)
         if (task[0].of[kind].count)
             print_latency(kind, &task[0].of[kind]);
     if (human && send_->count)
         printf("%23sratio   p50 %.2f, p99 %.2f; refused %llu\n", "",
-               quantile_us(record_, 0.5) / quantile_us(send_, 0.5),
-               quantile_us(record_, 0.99) / quantile_us(send_, 0.99), (unsigned long long)task[0].refused);
+               latency_quantile_us(record_, 0.5) / latency_quantile_us(send_, 0.5),
+               latency_quantile_us(record_, 0.99) / latency_quantile_us(send_, 0.99),
+               (unsigned long long)task[0].refused);
     if (!human)
         printf("}");
     fflush(stdout);
@@ -454,7 +331,7 @@ static void run_phase(const struct phase *p)
     else
         toll_close(t, 2000);
     if (!p->absent)
-        daemon_stop(&d);
+        own_daemon_stop(&d);
 }
 
 /* --- many workers --- */
@@ -464,7 +341,7 @@ struct flood {
     uint64_t cpu_ns, wall_ns;
 };
 
-static void flood_worker(const struct daemon *d, struct flood *ret, uint64_t start)
+static void flood_worker(const struct own_daemon *d, struct flood *ret, uint64_t start)
 {
     struct toll *t;
     unsigned char call[16];
@@ -491,14 +368,14 @@ static void flood_worker(const struct daemon *d, struct flood *ret, uint64_t sta
 
 static void run_flood(unsigned workers)
 {
-    struct daemon d;
+    struct own_daemon d;
     pid_t pid[WORKERS_MAX];
     struct flood sum = {0};
     struct flood *result =
         mmap(NULL, WORKERS_MAX * sizeof *result, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (result == MAP_FAILED)
         die("mmap");
-    daemon_start(&d);
+    own_daemon_start(&d, tolld);
     uint64_t start = now_ns(CLOCK_MONOTONIC) + 200000000;
     for (unsigned i = 0; i < workers; i++)
         if ((pid[i] = fork()) == 0)
@@ -514,7 +391,7 @@ static void run_flood(unsigned workers)
         sum.cpu_ns += result[i].cpu_ns;
         sum.wall_ns = sum.wall_ns > result[i].wall_ns ? sum.wall_ns : result[i].wall_ns;
     }
-    daemon_stop(&d);
+    own_daemon_stop(&d);
     munmap(result, WORKERS_MAX * sizeof *result);
 
     char name[32];
@@ -538,6 +415,7 @@ static void run_flood(unsigned workers)
 static const struct phase phases[] = {
     {.name = "paced_60", .threads = 1, .rate = 60},
     {.name = "paced_1000", .threads = 1, .rate = 1000},
+    {.name = "busy_1000", .threads = 1, .rate = 1000, .busy = true},
     {.name = "full", .threads = 1},
     {.name = "full_2_threads", .threads = 2},
     {.name = "full_4_threads", .threads = 4},
