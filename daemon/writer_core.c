@@ -508,8 +508,11 @@ static void obey(struct writer_core *core, const struct writer_order *order)
         core->limit = order->limit;
 }
 
+/* Of what is to be done before it stops. */
 static bool nothing_left(const struct writer_core *core)
 {
+    if (core->open && !core->started) /* it begins, or the next order comes at once */
+        return core->holding && core->order.what != WRITER_MUSTER;
     return !core->started || core->status.state != WRITER_OK ||
            (goal(core) <= apply_passed(core->apply) && !apply_behind(core->apply));
 }
@@ -546,7 +549,7 @@ void writer_do(struct writer_core *core, enum writer_next next, struct writer_ti
     switch (next) {
     case WRITER_OPEN:
         core->failed = open_and_compare(core, now.realtime_us) < 0;
-        core->open = core->open && !core->failed;
+        core->open = core->open && !core->failed && !core->status.notes.diverted;
         break;
     case WRITER_TELL_SINK:
         core->holding = true;

@@ -19,6 +19,7 @@ enum phase {
     LEVELLING, /* the number is to change: they come to one LSN */
     SHARING,   /* … and the sink is told */
     STORING,
+    ENDING, /* there is nothing that they could still do */
 };
 
 struct member {
@@ -126,6 +127,13 @@ static void share(struct writers *w)
     w->order.count = w->options.count;
     w->order.number++;
     order_one(w, 0);
+}
+
+static void rest(struct writers *w)
+{
+    w->phase = ENDING;
+    w->order.what = WRITER_REST;
+    order_all(w);
 }
 
 /* --- what they have found out ---------------------------------------------------------------------------------------------- */
@@ -288,11 +296,32 @@ static void look_at_members(struct writers *w)
     }
 }
 
+/* They store what is durable if they can do so at once; else it is for the next run. */
+static void look_at_the_end(struct writers *w)
+{
+    uint64_t lowest, highest;
+    bool away = false;
+
+    for (unsigned i = 0; i < w->count; i++)
+        away = away || w->members[i].status.state == WRITER_DONE;
+    if (w->phase == RENEWING || w->phase == SHARING || (w->phase == MUSTERING && away))
+        rest(w);
+    if (w->phase != MUSTERING || !all_hold(w))
+        return;
+    find_range(w, &lowest, &highest);
+    if (any_diverted(w) || other_sink_number(w) || other_own_number(w))
+        rest(w);
+    else
+        go(w, w->count == w->options.count ? UINT64_MAX : highest);
+}
+
 void writers_look(struct writers *w)
 {
     look_at_members(w);
-    if (w->stopping)
+    if (w->stopping) {
+        look_at_the_end(w);
         return;
+    }
     switch (w->phase) {
     case MUSTERING:
         if (all_hold(w))
@@ -313,6 +342,7 @@ void writers_look(struct writers *w)
             shared(w, notes_of(w, 0)->shared);
         break;
     case RENEWING:
+    case ENDING:
         break;
     }
     look_at_members(w);
@@ -386,6 +416,7 @@ void writers_stop(struct writers *w)
     w->stopping = true;
     for (unsigned i = 0; i < w->made; i++)
         writer_stop(w->members[i].writer);
+    writers_look(w);
 }
 
 unsigned writers_count(const struct writers *w)

@@ -113,10 +113,10 @@ BEGIN
     GRANT EXECUTE ON FUNCTION toll.verify(timestamptz), toll.verify_rows_query(name, regclass)
         TO toll_ingest, toll_reader;
 
-    GRANT INSERT, UPDATE, DELETE ON toll.journals TO toll_ingest;
+    GRANT INSERT, UPDATE ON toll.journals TO toll_ingest;
     GRANT INSERT, UPDATE, DELETE ON toll.journal_runs TO toll_ingest;
     GRANT INSERT, UPDATE, DELETE ON toll.streams TO toll_ingest;
-    GRANT INSERT ON toll.batches, toll.quarantine, toll.gaps, toll.journal_shares TO toll_ingest;
+    GRANT INSERT ON toll.batches, toll.quarantine, toll.gaps TO toll_ingest;
     GRANT INSERT, UPDATE ON public.billing_sessions TO toll_ingest;
     GRANT INSERT ON public.billing_events, public.session_transcripts TO toll_ingest;
     GRANT SELECT (bytes) ON toll.quarantine TO toll_ingest;

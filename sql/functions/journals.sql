@@ -69,6 +69,7 @@ COMMENT ON FUNCTION toll.register_journal(uuid, bigint[], text, text) IS
 CREATE OR REPLACE FUNCTION toll.share_journal(journal uuid, this_run uuid, at_lsn bigint, old integer, new integer)
 RETURNS boolean
 LANGUAGE plpgsql
+SECURITY DEFINER -- nobody else takes a watermark away
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN

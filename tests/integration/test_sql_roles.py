@@ -174,4 +174,4 @@ def test_functions_pin_their_search_path(calls: Database) -> None:
     assert calls.query("SELECT proname FROM pg_proc WHERE pronamespace = 'toll'::regnamespace AND NOT"
                        " coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)") == []
     assert calls.query("SELECT proname::text FROM pg_proc WHERE pronamespace = 'toll'::regnamespace AND prosecdef ORDER BY 1") == [
-        ("make_partition",), ("make_partitions",)]
+        ("make_partition",), ("make_partitions",), ("share_journal",)]

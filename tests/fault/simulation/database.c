@@ -75,7 +75,9 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
     if (c->generation != database_state.generation) /* what a backend was still to commit went with its server */
         c->fake.hidden = false;
     r = fake_open(sink, journal, ret_lsn);
-    c->generation = c->host->generations[journal->writer] = database_state.generation;
+    c->generation = database_state.generation;
+    if (r == 0 && *ret_lsn >= journal_oldest_lsn(c->host->journal)) /* else it waits for the operator */
+        c->host->generations[journal->writer] = c->generation;
     sim_note("open", c->host->index, r < 0 ? (uint64_t)-r : *ret_lsn);
     if (r == -ENOENT)
         snprintf(c->fake.error, sizeof(c->fake.error), "the watermark is gone");
