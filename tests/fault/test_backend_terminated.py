@@ -68,6 +68,7 @@ def name_of(state: str, query: str) -> str:
 
 
 @pytest.mark.limit(90 + TIMES)
+@pytest.mark.writers(1, 4)
 def test_backend_terminated(daemon_factory: Callable[..., Daemon], db: Database) -> None:
     chance = fault.rng("backend terminated")
     daemon = daemon_factory(db.dsn, config={"database.retry_max": "100ms", "batch.age": "20ms", "batch.rows": 4000}).start()

@@ -14,6 +14,8 @@ import uuid
 from pathlib import Path
 from typing import Callable
 
+import pytest
+
 import fault
 import oracle
 from harness import Daemon, Database, StreamSender, frames
@@ -130,6 +132,7 @@ def test_copy_on_another_machine(needs_root: None, daemon_factory: Factory, db: 
                  adopted=adopted)
 
 
+@pytest.mark.writers(1, 2)
 def test_clone_beside_the_original(daemon_factory: Factory, db: Database, outage: Outage) -> None:
     """Same machine id, same database, both at work: one becomes a journal of its own as soon as the other has stored something."""
     random = fault.rng("clone")

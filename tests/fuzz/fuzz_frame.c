@@ -3,7 +3,9 @@
 #include <errno.h>
 #include <string.h>
 
+#include "daemon/share.h"
 #include "proto/frame.h"
+#include "proto/peek.h"
 #include "proto/utf8.h"
 #include "proto/walk.h"
 
@@ -23,6 +25,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     while ((step = toll_walk_next(data, size, &pos, &bytes, &frame_size)) != 0) {
         int r = toll_frame_decode(decoder, bytes, frame_size, &frame, reason);
         assert((r == -EBADMSG) == (step < 0));
+        if (step > 0) { /* whose share it is, is found without decoding */
+            uint8_t id[16];
+            bool found = toll_peek_session(bytes, frame_size, id);
+            if (r == 0 && frame.type != TOLL_FRAME_STREAM)
+                assert(found == frame.has_session_id && (!found || memcmp(id, frame.session_id, 16) == 0));
+            assert(share_of_frame(bytes, frame_size, 3) < (found ? 3 : 1));
+        }
         assert(r == 0 || r == -EINVAL || r == -EBADMSG);
         assert((r == 0) == (strlen(reason) == 0));
         if (r == 0 && frame.raw_json.ptr)
