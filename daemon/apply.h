@@ -14,9 +14,9 @@
 #include <stdint.h>
 
 struct apply_options {
-    unsigned writer, writers;                       /* sessions are shared out: this one, from 0, of so many; 0: of one */
-    size_t batch_rows, batch_bytes;                 /* a batch closes at either */
-    int64_t idle_timeout_us;                        /* a session without a frame for so long is an orphan */
+    unsigned writer, writers;       /* sessions are shared out: this one, from 0, of so many; 0: of one */
+    size_t batch_rows, batch_bytes; /* a batch closes at either */
+    int64_t idle_timeout_us;        /* a session without a frame for so long is an orphan */
     int64_t future_tolerance_us, past_tolerance_us; /* times beyond these, around the receive time, are clamped */
     size_t sessions_max, streams_max;               /* kept in memory */
     uint64_t quarantine_rows;                       /* above that the quarantine counts as full */
@@ -26,8 +26,9 @@ struct apply; /* opaque; belongs to the writer's thread, but for apply_sessions(
 
 /* Does not take ownership of the sink or the metrics. NULL: out of memory. */
 struct apply *apply_new(const struct apply_options *options, struct sink *sink, struct metrics *metrics);
-void apply_free(struct apply *apply);                                             /* takes NULL */
-void apply_set_options(struct apply *apply, const struct apply_options *options); /* but for batch_bytes and who shares */
+void apply_free(struct apply *apply); /* takes NULL */
+void apply_set_options(struct apply *apply,
+                       const struct apply_options *options); /* but for batch_bytes and who shares */
 
 /* Which writer this is from now on: apply_start() must come next. */
 void apply_share(struct apply *apply, unsigned writer, unsigned writers);

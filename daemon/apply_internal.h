@@ -87,16 +87,16 @@ struct apply {
     struct apply_place *places; /* memory for sorting: twice the capacity */
     size_t place_capacity;
     struct apply_place *order; /* within it: the pieces in the order in which they are built; NULL: as they came */
-    size_t own_count;       /* … that are not others' */
-    uint64_t scanned_bytes; /* of the journal's datagrams, whosever they are */
+    size_t own_count;          /* … that are not others' */
+    uint64_t scanned_bytes;    /* of the journal's datagrams, whosever they are */
     struct sink_refused *refused;
     size_t refused_count, refused_capacity;
     struct sink_stream **stream_list;
     size_t stream_capacity;
     size_t new_streams; /* that the cache did not know */
     struct tally tally;
-    uint64_t to;    /* where it ends; read so far */
-    uint64_t limit; /* no batch goes beyond */
+    uint64_t to;                       /* where it ends; read so far */
+    uint64_t limit;                    /* no batch goes beyond */
     struct verdicts verdicts[TARGETS]; /* of a careful batch */
     struct verdicts streak[TARGETS];   /* of the batches since the table last took something */
 

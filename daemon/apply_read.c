@@ -371,8 +371,7 @@ static bool is_stored(const struct sink_stream *stream, const struct piece *piec
         missing = rangeset_first_missing(&stream->seen, missing);
         for (size_t i = 0; i < stream->other_count && missing < piece->seq_end; i++) {
             const struct sink_stream_other *other = &stream->others[i];
-            unsigned owner =
-                piece->broken ? 0 : share_of_frame(piece->origin.data, piece->origin.size, other->writers);
+            unsigned owner = piece->broken ? 0 : share_of_frame(piece->origin.data, piece->origin.size, other->writers);
 
             if (owner == other->writer)
                 missing = rangeset_first_missing(&other->seen, missing);

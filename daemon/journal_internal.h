@@ -238,10 +238,10 @@ struct journal {
     _Atomic uint64_t oldest, durable, written, end, unconfirmed, disk_bytes;
     uint64_t holds[JOURNAL_HOLDERS]; /* lock */
     _Atomic uint64_t hold;           /* the lowest: what is deleted is below; lowered under space_lock */
-    _Atomic int failed;    /* closed for good: the error */
-    atomic_bool broken;    /* a write or sync failed and journal_rewrite() has not been called */
-    atomic_bool full;      /* the last try for a segment found no space */
-    atomic_bool pending;   /* the unconfirmed file could not be written for lack of space: nothing may be
+    _Atomic int failed;              /* closed for good: the error */
+    atomic_bool broken;              /* a write or sync failed and journal_rewrite() has not been called */
+    atomic_bool full;                /* the last try for a segment found no space */
+    atomic_bool pending;             /* the unconfirmed file could not be written for lack of space: nothing may be
                             appended before it is */
 
     /* of the appending thread */

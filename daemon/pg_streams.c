@@ -8,8 +8,7 @@
 /* A row of a stream that another number of writers kept. */
 static int add_other(struct sink_stream *stream, unsigned writer, unsigned writers, const char *seen)
 {
-    struct sink_stream_other *others =
-        realloc(stream->others, (stream->other_count + 1) * sizeof(*others));
+    struct sink_stream_other *others = realloc(stream->others, (stream->other_count + 1) * sizeof(*others));
     int r;
 
     if (!others)
@@ -55,13 +54,12 @@ static int load_some(struct pg *pg, const char *writer, const char *writers, str
     parameters[1] = pg_array_end(ids);
     if (!parameters[0] || !parameters[1])
         return -ENOMEM;
-    r = pg_query(
-        pg, &result,
-        "SELECT u.n - 1, t.seen, CASE WHEN t.writers = $4::integer THEN t.revision END, t.writer, t.writers "
-        "FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS u (uid, stream_id, n) "
-        "JOIN toll.streams AS t ON t.uid = u.uid AND t.stream_id = u.stream_id "
-        "WHERE t.writers <> $4::integer OR t.writer = $3::integer",
-        4, parameters);
+    r = pg_query(pg, &result,
+                 "SELECT u.n - 1, t.seen, CASE WHEN t.writers = $4::integer THEN t.revision END, t.writer, t.writers "
+                 "FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS u (uid, stream_id, n) "
+                 "JOIN toll.streams AS t ON t.uid = u.uid AND t.stream_id = u.stream_id "
+                 "WHERE t.writers <> $4::integer OR t.writer = $3::integer",
+                 4, parameters);
     if (r < 0)
         return r;
     for (int i = 0; r == 0 && i < PQntuples(result); i++)
@@ -152,10 +150,14 @@ static int write_streams(struct pg *pg, const char *writer, const char *writers,
     if (r < 0 || picked == 0)
         return r;
     const char *parameters[] = {
-        pg_array_end(&arrays->uids),      pg_array_end(&arrays->ids),
-        pg_array_end(&arrays->bases),     pg_array_end(&arrays->seen),
-        pg_array_end(&arrays->revisions), pg_array_end(&arrays->clients),
-        pg_array_end(&arrays->pids),      writer,
+        pg_array_end(&arrays->uids),
+        pg_array_end(&arrays->ids),
+        pg_array_end(&arrays->bases),
+        pg_array_end(&arrays->seen),
+        pg_array_end(&arrays->revisions),
+        pg_array_end(&arrays->clients),
+        pg_array_end(&arrays->pids),
+        writer,
         writers,
     };
     for (size_t i = 0; i < 7; i++)

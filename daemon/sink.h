@@ -28,7 +28,7 @@ struct sink_journal {
     uint8_t uuid[16];
     int writer, writers; /* sessions are shared out: this one, from 0, of so many */
     const char *host;
-    bool registered; /* it had a watermark before: a missing one is then an error, not a first time */
+    bool registered;               /* it had a watermark before: a missing one is then an error, not a first time */
     const uint64_t *register_lsns; /* where a first time begins, for each of the writers */
     uint8_t last_run
         [16]; /* what the sink called the last run on this journal, see struct sink_claim; all zero: not known */
@@ -40,8 +40,8 @@ struct sink_claim {
     bool
         contested; /* another run has moved the watermark since the last one of ours: this log must become a new journal … */
     uint64_t own_lsn; /* … with all from here on, which is how far ours had come */
-    int writers;      /* how many the sink knows of this journal. Another number than was said: nothing was claimed … */
-    bool found;       /* … but whether the watermark was found, or how far the last run of ours had come */
+    int writers; /* how many the sink knows of this journal. Another number than was said: nothing was claimed … */
+    bool found;  /* … but whether the watermark was found, or how far the last run of ours had come */
 };
 
 /* What a writer noted of a stream when the writers were another number, or at a daemon that has another number: of the numbers in it, those whose frames

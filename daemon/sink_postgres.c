@@ -134,8 +134,9 @@ static int register_journal(struct sink_postgres *s, const struct sink_journal *
     for (int i = 0; i < journal->writers; i++)
         pg_array_add_int(&lsns, (int64_t)journal->register_lsns[i]);
     parameters[1] = pg_array_end(&lsns);
-    r = parameters[1] ? pg_run(&s->pg, NULL, "SELECT toll.register_journal($1::uuid, $2::bigint[], $3, $4)", 4, parameters)
-                      : -ENOMEM;
+    r = parameters[1]
+            ? pg_run(&s->pg, NULL, "SELECT toll.register_journal($1::uuid, $2::bigint[], $3, $4)", 4, parameters)
+            : -ENOMEM;
     pg_array_done(&lsns);
     return failed(s, "registering the journal", r);
 }
@@ -230,8 +231,8 @@ static int op_share(struct sink *sink, uint64_t lsn, int writers)
 
     snprintf(lsn_text, sizeof(lsn_text), "%" PRIu64, lsn);
     snprintf(writers_text, sizeof(writers_text), "%d", writers);
-    r = pg_query(&s->pg, &result,
-                 "SELECT toll.share_journal($1::uuid, $2::uuid, $3::bigint, $4::integer, $5::integer)", 5, parameters);
+    r = pg_query(&s->pg, &result, "SELECT toll.share_journal($1::uuid, $2::uuid, $3::bigint, $4::integer, $5::integer)",
+                 5, parameters);
     if (r < 0)
         return failed(s, "changing the number of writers", r);
     r = PQgetvalue(result, 0, 0)[0] == 't' ? 0 : failed(s, "changing the number of writers", -ESTALE);

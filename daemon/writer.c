@@ -26,8 +26,12 @@ struct writer {
 const char *writer_state_name(enum writer_state state)
 {
     static const char *const names[] = {
-        [WRITER_CONNECTING] = "connecting", [WRITER_HOLDING] = "connecting", [WRITER_OK] = "ok",
-        [WRITER_RETRYING] = "retrying",     [WRITER_STOPPED] = "stopped",    [WRITER_RENEW] = "renew",
+        [WRITER_CONNECTING] = "connecting",
+        [WRITER_HOLDING] = "connecting",
+        [WRITER_OK] = "ok",
+        [WRITER_RETRYING] = "retrying",
+        [WRITER_STOPPED] = "stopped",
+        [WRITER_RENEW] = "renew",
         [WRITER_DONE] = "done",
     };
 

@@ -15,11 +15,11 @@
 
 struct writer_options {
     struct apply_options apply;
-    int64_t batch_age_us;            /* how long a frame may wait for company */
-    int64_t retry_max_us;            /* longest pause between tries */
-    bool prompt;                     /* the watermark is waited for: it moves within batch_age_us also where others store what went by */
-    uint64_t counted_lsn;            /* of the journal: frames below were not counted as received in this run of the daemon */
-    const char *host;                /* for toll.journals; copied */
+    int64_t batch_age_us; /* how long a frame may wait for company */
+    int64_t retry_max_us; /* longest pause between tries */
+    bool prompt; /* the watermark is waited for: it moves within batch_age_us also where others store what went by */
+    uint64_t counted_lsn; /* of the journal: frames below were not counted as received in this run of the daemon */
+    const char *host;     /* for toll.journals; copied */
     void (*progress)(void *context); /* called on the writer's thread after every change of writer_status() */
     void *context;
 };

@@ -121,9 +121,10 @@ static void hold(struct writer_core *core, const struct writer_notes *notes)
 static void divert(struct writer_core *core, struct writer_notes *notes, uint64_t from, uint64_t watermark,
                    const char *reason)
 {
-    log_error("%s: a new journal is begun and what this one has from there on is journaled again writer=%u watermark=%" PRIu64
-              " from=%" PRIu64,
-              reason, core->order.writer, watermark, from);
+    log_error(
+        "%s: a new journal is begun and what this one has from there on is journaled again writer=%u watermark=%" PRIu64
+        " from=%" PRIu64,
+        reason, core->order.writer, watermark, from);
     notes->stored_lsn = from;
     notes->diverted = true;
 }
@@ -190,7 +191,9 @@ static int open_sink(struct writer_core *core, uint64_t *ret_watermark, struct w
         r = renewal_read(core->journal, &renewal, &renewed);
     if (r < 0)
         return file_trouble(core, "read", r);
-    notes->own_writers = (int)(!journal.registered ? (renewed ? renewal.writers : 0) : before.writers ? before.writers : 1);
+    notes->own_writers = (int)(!journal.registered ? (renewed ? renewal.writers : 0)
+                               : before.writers    ? before.writers
+                                                   : 1);
     if (renewed && renewal.writers != core->order.writers && !core->order.sink_said) {
         hold(core, notes);
         return 1;

@@ -370,8 +370,7 @@ int writers_renew(struct writers *w)
         return r;
     w->order.renewals++;
     w->order.renewed_from = from;
-    w->options.writer.counted_lsn =
-        w->options.writer.counted_lsn > from ? w->options.writer.counted_lsn - from : 0;
+    w->options.writer.counted_lsn = w->options.writer.counted_lsn > from ? w->options.writer.counted_lsn - from : 0;
     for (unsigned i = 0; i < JOURNAL_HOLDERS; i++)
         journal_hold(w->journal, i, UINT64_MAX);
     muster(w, w->count, false);

@@ -96,6 +96,14 @@ def daemon(daemon_factory: Callable[..., Daemon], db: Database) -> Daemon:
 
 
 @pytest.fixture
+def writers(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Of every daemon that stores in a database: see the mark of the same name."""
+    before, Daemon.writers = Daemon.writers, request.param
+    yield request.param
+    Daemon.writers = before
+
+
+@pytest.fixture
 def scratch() -> Iterator[Path]:
     """A directory that goes away again."""
     made = make_dir("s")
@@ -128,6 +136,15 @@ def needs_root() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "limit(seconds): this test's time limit")
+    config.addinivalue_line("markers", "writers(1, 2, 4): run with so many writers (database.writers), each in turn")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marker = metafunc.definition.get_closest_marker("writers")
+    if marker:
+        if "writers" not in metafunc.fixturenames:
+            metafunc.fixturenames.insert(0, "writers")
+        metafunc.parametrize("writers", marker.args, indirect=True, ids=lambda count: f"writers{count}")
 
 
 def untaken(items: list[pytest.Item], claims: Path) -> Iterator[pytest.Item]:

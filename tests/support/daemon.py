@@ -35,6 +35,7 @@ class Daemon:
     """
 
     live: list[Daemon] = []  # every daemon not yet closed, for reports on failure
+    writers = int(os.environ.get("TOLL_WRITERS") or 1)  # of those that store in a database, where their config says nothing else
 
     def __init__(self, dsn: str | None = None, *, config: Config | None = None, activated: bool = False,
                  env: Mapping[str, str] | None = None, args: Sequence[str] = (), wrapper: Sequence[str] = ()) -> None:
@@ -196,6 +197,8 @@ class Daemon:
     def write_config(self, config: Config) -> None:
         """Replaces the configuration file; a running daemon reads it at its next SIGHUP."""
         sections: dict[str, list[str]] = {}
+        if self.dsn is not None and Daemon.writers != 1:
+            config = {"database.writers": Daemon.writers, **config}
         for key, value in config.items():
             section, option = key.split(".")
             sections.setdefault(section, []).append(f"{option} = {value}\n")

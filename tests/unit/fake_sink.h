@@ -412,8 +412,7 @@ static inline int fake_finish(struct sink *sink, const struct sink_batch *batch)
         return 0;
     db->batches = fake_grow(db->batches, &db->batch_capacity, db->now.batch_count, sizeof(*db->batches));
     db->batches[db->now.batch_count] =
-        (struct fake_batch){
-        .writer = s->writer, .from = batch->from, .to = batch->to, .counts = batch->counts};
+        (struct fake_batch){.writer = s->writer, .from = batch->from, .to = batch->to, .counts = batch->counts};
     memcpy(db->batches[db->now.batch_count++].journal, s->journal, 16);
     return 0;
 }

@@ -53,8 +53,8 @@ static void enter(struct connection *c, enum fake_op op)
     sim_point();
     if (database_state.slow_us && sim_chance(1, 4))
         sim_sleep((int64_t)sim_below((uint64_t)database_state.slow_us));
-    if ((op == FAKE_BEGIN || op == FAKE_OPEN || op == FAKE_TEND || op == FAKE_OPEN_SESSIONS ||
-         op == FAKE_SHARE) && database.in_transaction)
+    if ((op == FAKE_BEGIN || op == FAKE_OPEN || op == FAKE_TEND || op == FAKE_OPEN_SESSIONS || op == FAKE_SHARE) &&
+        database.in_transaction)
         fiber_wait(is_idle, c->host, INT64_MAX);
     c->fake.fail_at = 0;
     c->fake.fail_op = FAKE_OPS;

@@ -96,12 +96,12 @@ void host_init(struct host *host, unsigned index)
     host->disk->random = sim_random();
     host->io = disk_io(host);
     host->journal_options = (struct journal_options){.state_dir = "state", .io = &host->io};
-    host->options = (struct pipeline_options){
-        .writers = {.writer.host = "host", .sink = database_sink, .sink_context = host},
-        .progress = on_progress,
-        .broken = on_broken,
-        .ended = on_ended,
-        .context = host};
+    host->options =
+        (struct pipeline_options){.writers = {.writer.host = "host", .sink = database_sink, .sink_context = host},
+                                  .progress = on_progress,
+                                  .broken = on_broken,
+                                  .ended = on_ended,
+                                  .context = host};
 }
 
 void host_start(struct host *host)

@@ -204,7 +204,7 @@ bool database_restore(void); /* false: there is none */
 /* Whether the frame with that number was marked by a writer whose share it was. */
 bool database_seen(uint32_t uid, const uint8_t id[16], uint64_t number, const void *frame, size_t size);
 bool database_noticed(const struct host *host); /* all its writers are connected to the database as it is */
-bool database_repair(struct host *host); /* what the operator does about a watermark that is gone or too old */
+bool database_repair(struct host *host);        /* what the operator does about a watermark that is gone or too old */
 
 /* --- workers and the ledger ------------------------------------------------------------------------------------------------- */
 
