@@ -20,7 +20,8 @@ enum {
     DRAIN_MOST = 20000, /* datagrams, when somebody asked to flush */
     TEND_MS = 250,      /* heartbeats, pages of dead workers, retries while paused */
     COLLECT_MS = 250,
-    MARK_MS = 20,            /* an idle log gets its mark after that */
+    MARK_MS = 20, /* an idle log gets its mark after that */
+    GROUP_MS = 2, /* from one sync's beginning to the next: on a fast disk they would cost more than the frames */
     DESCRIPTORS_MOST = 4096, /* waiting to be closed, and … */
     DESCRIPTORS_PART = 4,    /* a quarter of all that this process may have, see descriptors_most() */
 };
@@ -37,13 +38,14 @@ struct intake {
     size_t descriptors_most;
 
     uv_poll_t readable;
-    uv_timer_t tend, collect, mark;
+    uv_timer_t tend, collect, mark, group;
     uv_work_t sync_work, collect_work;
     bool syncing, collecting, stopping, stopped, broken;
     bool rewrite_due; /* a write failed while a sync was under way */
     int paused;       /* why it does not read, or 0 */
     int sync_result;
     int64_t sync_started_us;
+    uint64_t sync_started_ms; /* by the loop's clock; 0: never */
     uint64_t committed_lsn, collect_below;
     int64_t collect_now_us;
     struct clock_watch clock;
@@ -375,8 +377,15 @@ static void on_mark(uv_timer_t *timer)
         uv_timer_start(timer, on_mark, TEND_MS, 0);
 }
 
+static void on_group(uv_timer_t *timer)
+{
+    start_sync(timer->data);
+}
+
 static void start_sync(struct intake *intake)
 {
+    uint64_t next_ms = intake->sync_started_ms + GROUP_MS, now_ms = uv_now(intake->loop);
+
     if (intake->syncing || intake->broken)
         return;
     if (journal_written_lsn(intake->journal) <= journal_durable_lsn(intake->journal)) {
@@ -384,8 +393,14 @@ static void start_sync(struct intake *intake)
             uv_timer_start(&intake->mark, on_mark, MARK_MS, 0);
         return;
     }
+    if (intake->sync_started_ms && now_ms < next_ms && !intake->stopping && !intake->on_renew) {
+        if (!uv_is_active((uv_handle_t *)&intake->group))
+            uv_timer_start(&intake->group, on_group, next_ms - now_ms, 0);
+        return;
+    }
     intake->syncing = true;
     intake->sync_started_us = clock_monotonic_us();
+    intake->sync_started_ms = now_ms;
     uv_queue_work(intake->loop, &intake->sync_work, sync_off_loop, after_sync);
 }
 
@@ -484,12 +499,13 @@ int intake_new(struct intake **ret, const struct intake_options *options, uv_loo
         free(intake);
         return r;
     }
-    intake->readable.data = intake->tend.data = intake->collect.data = intake->mark.data = intake;
+    intake->readable.data = intake->tend.data = intake->collect.data = intake->mark.data = intake->group.data = intake;
     intake->sync_work.data = intake->collect_work.data = intake;
     clock_watch_init(&intake->clock, clock_realtime_us(), clock_monotonic_us());
     uv_timer_init(loop, &intake->tend);
     uv_timer_init(loop, &intake->collect);
     uv_timer_init(loop, &intake->mark);
+    uv_timer_init(loop, &intake->group);
     uv_timer_start(&intake->tend, on_tend, TEND_MS, TEND_MS);
     uv_timer_start(&intake->collect, on_collect, 0, COLLECT_MS);
     uv_poll_start(&intake->readable, UV_READABLE, on_readable);
@@ -514,6 +530,7 @@ void intake_stop(struct intake *intake, void (*stopped)(void *context))
     uv_close((uv_handle_t *)&intake->readable, NULL);
     uv_close((uv_handle_t *)&intake->collect, NULL);
     uv_close((uv_handle_t *)&intake->mark, NULL);
+    uv_close((uv_handle_t *)&intake->group, NULL);
     uv_close((uv_handle_t *)&intake->tend, NULL);
     if (!intake->broken)
         write_and_sync(intake);
@@ -524,6 +541,7 @@ void intake_renew(struct intake *intake, void (*renew)(void *context))
 {
     intake->on_renew = renew;
     watch_socket(intake);
+    start_sync(intake); /* what waits for company must be durable first */
     check_stopped(intake);
 }
 

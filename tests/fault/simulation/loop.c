@@ -52,6 +52,12 @@ int uv_poll_stop(uv_poll_t *handle)
     return 0;
 }
 
+uint64_t uv_now(const uv_loop_t *loop)
+{
+    (void)loop;
+    return (uint64_t)sim.now_us / MS;
+}
+
 int uv_timer_init(uv_loop_t *loop, uv_timer_t *handle)
 {
     (void)loop;
