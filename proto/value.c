@@ -373,12 +373,28 @@ int toll_pair_take(struct toll_pairs *pairs, const msgpack_object *key, const ms
     return 0;
 }
 
+static uint64_t required_rows(enum toll_frame_type type)
+{
+    uint64_t rows = 0;
+
+    for (unsigned i = 0; i < TOLL_FIELDS; i++)
+        if (toll_fields[i].required & TOLL_TYPE_BIT(type))
+            rows |= UINT64_C(1) << i;
+    return rows;
+}
+
 int toll_pairs_check(const struct toll_pairs *pairs, char reason[static TOLL_REASON_MAX])
 {
     enum toll_frame_type type = pairs->frame->type;
+    uint64_t required = pairs->order ? pairs->order->required : 0, missing;
 
-    for (unsigned i = 0; i < TOLL_FIELDS; i++)
-        if ((toll_fields[i].required & TOLL_TYPE_BIT(type)) && !(pairs->present >> i & 1))
-            return toll_refuse(reason, "%s: %s is missing", toll_frame_type_name(type), toll_fields[i].name);
+    if (required == 0)
+        required = required_rows(type); /* of every type there are some: its own name */
+    if (pairs->order)
+        pairs->order->required = required;
+    missing = required & ~pairs->present;
+    if (missing)
+        return toll_refuse(reason, "%s: %s is missing", toll_frame_type_name(type),
+                           toll_fields[__builtin_ctzll(missing)].name);
     return toll_frame_check(pairs->frame, reason);
 }

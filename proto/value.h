@@ -16,6 +16,7 @@
  * there or not. {0} is valid. */
 struct toll_order {
     uint8_t next[TOLL_FIELDS + 1];
+    uint64_t required; /* rows that a frame of the type must have; 0: not looked up yet */
 };
 
 /* A frame whose pairs are being taken, one after the other. Begin with {.frame = …}, its type set. */
