@@ -200,8 +200,8 @@ static bool send_due(struct toll_sender *s, bool urgent, uint64_t now)
            now - s->sent_us >= TOLL_BUSY_WAIT_US;
 }
 
-/* Fills iov with an envelope and the frames from the cursor on, which stay pinned; returns how many frames. What is small,
- * as a frame that is sent alone, becomes one piece. */
+/* Fills iov with an envelope and the frames from the cursor on, which stay pinned; returns how many frames. What is
+ * small, as a frame that is sent alone, becomes one piece. */
 static uint32_t compose(struct toll_sender *s, int *ret_iovs)
 {
     uint32_t frames = toll_ring_take(&s->ring, s->iov + 1, TOLL_SEND_IOVS - 1, s->frames_max, ret_iovs);
@@ -278,11 +278,12 @@ static int make_ready(struct toll_sender *s, uint64_t now)
     return 0;
 }
 
-/* Sends until nothing is due. Called and left with the lock held, which it gives up around system calls; the only
- * one at it. */
-static void send_all(struct toll_sender *s, bool urgent, uint64_t now)
+/* Sends until nothing is due, or `bytes` and no more than a datagram beyond have gone out. Called and left with the lock
+ * held, which it gives up around system calls; the only one at it. */
+static void send_all(struct toll_sender *s, bool urgent, uint64_t bytes, uint64_t now)
 {
-    for (int budget = TOLL_SEND_BUDGET; budget > 0 && send_due(s, urgent, now); budget--) {
+    uint64_t sent = 0;
+    for (int budget = TOLL_SEND_BUDGET; budget > 0 && sent < bytes && send_due(s, urgent, now); budget--) {
         if (s->link.fd < 0 || !s->page.map || s->blocked_wait_us > 0) {
             pthread_mutex_unlock(&s->lock);
             int r = make_ready(s, now);
@@ -294,12 +295,14 @@ static void send_all(struct toll_sender *s, bool urgent, uint64_t now)
         }
 
         int iovs;
+        uint64_t cursor = s->ring.cursor;
         uint32_t frames = compose(s, &iovs);
         bool attach = s->attach;
         pthread_mutex_unlock(&s->lock);
         int r = toll_link_send(&s->link, s->iov, iovs, attach ? s->page.fd : -1);
         pthread_mutex_lock(&s->lock);
         settle(s, r, frames, attach, now);
+        sent += s->ring.cursor - cursor;
         if (r == -EAGAIN || (r == 0 && toll_ring_queued_bytes(&s->ring) == 0))
             return; /* the usual end: nothing more to find out */
         now = s->clock_us();
@@ -307,21 +310,21 @@ static void send_all(struct toll_sender *s, bool urgent, uint64_t now)
     }
 }
 
-static void push(struct toll_sender *s, bool urgent, uint64_t now)
+static void push(struct toll_sender *s, bool urgent, uint64_t bytes, uint64_t now)
 {
     int cancel_state;
-    if (s->sending) /* that thread sees our frame: it stops only under the lock, with nothing due */
+    if (s->sending) /* that thread sees our frame: it stops only under the lock, with nothing due or enough sent */
         return;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state); /* else a system call may never come back */
     s->sending = true;
-    send_all(s, urgent, now);
+    send_all(s, urgent, bytes, now);
     s->sending = false;
     pthread_setcancelstate(cancel_state, NULL);
 }
 
 void toll_sender_push(struct toll_sender *s, uint64_t now)
 {
-    push(s, false, now);
+    push(s, false, TOLL_PUSH_BYTES, now);
 }
 
 void toll_sender_pump(struct toll_sender *s, bool urgent)
@@ -329,7 +332,7 @@ void toll_sender_pump(struct toll_sender *s, bool urgent)
     uint64_t now = s->clock_us();
     pthread_mutex_lock(&s->lock);
     look(s, urgent, now);
-    push(s, urgent, now);
+    push(s, urgent, UINT64_MAX, now);
     pthread_mutex_unlock(&s->lock);
 }
 

@@ -34,6 +34,7 @@ enum {
     TOLL_BLOCKED_WAIT_STALE_US = 128 * 1000, /* end the wait, and somebody who waits makes it short */
     TOLL_BUSY_WAIT_US = 20 * 1000,           /* while the daemon is busy: a datagram this often, or when */
     TOLL_BUSY_BYTES = 16 * 1024,             /* so much waits */
+    TOLL_PUSH_BYTES = 16 * 1024,             /* once so much has gone out with a record, the rest waits for the next */
     TOLL_SEND_BUDGET = 128,                  /* datagrams in one call, so that no thread sends for others for ever */
 };
 
@@ -92,7 +93,8 @@ static inline void toll_sender_fetch(const struct toll_sender *sender)
 /* The three steps of recording, with the lock held and one reading of sender->clock_us() for all of them.
  * _look: takes in what the daemon has said.
  * _put: keeps one frame for sending: 0, -ENOBUFS or -EMSGSIZE, counted.
- * _push: sends what there is to send, unless another thread is at it; gives up the lock around system calls. */
+ * _push: sends what there is to send, but no more than one large datagram of what waits, unless another thread is at it;
+ *     gives up the lock around system calls. */
 void toll_sender_look(struct toll_sender *sender, uint64_t now_us);
 int toll_sender_put(struct toll_sender *sender, const void *frame, size_t size, uint64_t now_us)
     __attribute__((warn_unused_result));

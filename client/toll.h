@@ -27,6 +27,11 @@
  * thread a worker should call toll_tick() about every 100 ms. A frame that finds the daemon's queue full, beside
  * a sender that floods say, waits for the next of these.
  *
+ * What recording costs. A record takes under 4 KiB of stack, a lock for as long as it takes to copy the frame, and
+ * one send() with no lock held. What waits goes out in datagrams of up to 64 KiB, at most one of them with a record.
+ * While the daemon's queue is full a record makes no system call, but a poll() now and then; while the daemon is gone,
+ * a try to connect now and then.
+ *
  * Forking. The first use in a forked child gives the child a stream of its own, an empty ring and no
  * sessions; it never sends what its parent recorded. The tick thread, if there was one, is started anew.
  *
@@ -51,7 +56,8 @@ struct toll;
 struct toll_options {
     const char *socket;      /* the daemon's; NULL: $TOLL_SOCKET, or /run/toll/toll.sock */
     const char *client;      /* this worker's name in the daemon's tables; NULL: the program's name */
-    size_t ring_bytes;       /* 0: 1 MiB; rounded up to a power of two, at least 4 KiB, at most 1 GiB */
+    size_t ring_bytes;       /* 0: 1 MiB; rounded up to a power of two, at least 4 KiB, at most 1 GiB; all of it is
+                                in memory from the start, so that recording never waits for a page */
     uint32_t max_sessions;   /* sessions toll_snapshot() can follow at once; 0: 1024; at most 1 Mi */
     uint32_t thread_tick_ms; /* not 0: a thread, all signals blocked, calls toll_tick() this often */
 };

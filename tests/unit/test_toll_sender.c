@@ -387,6 +387,27 @@ START_TEST(acks_end_the_wait_for_a_full_socket)
 }
 END_TEST
 
+START_TEST(record_sends_no_more_than_one_large_datagram_of_what_waits)
+{
+    toll_close(t, 0);
+    t = fake_open(d, NULL);
+    fake_daemon_unbind(d);
+    uint32_t recorded = 1000;
+    for (uint32_t i = 1; i < recorded; i++)
+        ck_assert_int_eq(fake_record(t, NULL), 0);
+    fake_daemon_bind(d);
+    fake_advance_ms(10000);
+    ck_assert_int_eq(fake_record(t, NULL), 0);
+    ck_assert(fake_daemon_read(d));
+    ck_assert_uint_gt(d->frames, 200);
+    read_none();
+    uint64_t highest = d->frames;
+    toll_tick(t); /* not the audio path: all of it */
+    fake_daemon_drain(d, &highest);
+    ck_assert_uint_eq(highest, recorded);
+}
+END_TEST
+
 START_TEST(frames_at_the_seam_of_the_ring_arrive_whole)
 {
     toll_close(t, 0);
@@ -626,6 +647,7 @@ int main(void)
     tcase_add_test(tcase, full_socket_coalesces);
     tcase_add_test(tcase, full_socket_is_asked_less_often_the_longer_nobody_reads);
     tcase_add_test(tcase, acks_end_the_wait_for_a_full_socket);
+    tcase_add_test(tcase, record_sends_no_more_than_one_large_datagram_of_what_waits);
     tcase_add_test(tcase, frames_at_the_seam_of_the_ring_arrive_whole);
     tcase_add_test(tcase, coalesced_datagrams_keep_the_limit);
     tcase_add_test(tcase, full_ring_refuses_counts_and_tells_by_a_gap);
