@@ -256,3 +256,50 @@ void copy_numeric(struct copy_buffer *buf, const char *decimal)
         put16(buf, group);
     }
 }
+
+/* Writes a number where there was room left for it. */
+static void patch32(struct copy_buffer *buf, size_t at, size_t value)
+{
+    uint32_t bytes = htobe32((uint32_t)value);
+
+    if (!buf->failed)
+        memcpy(buf->data + at, &bytes, sizeof(bytes));
+}
+
+enum { ARRAY_COUNT_AT = 12 };
+
+void copy_array_begin(struct copy_buffer *buf, uint32_t record_type)
+{
+    buf->size = buf->rows = 0;
+    buf->failed = false;
+    put32(buf, 1); /* dimensions */
+    put32(buf, 0); /* no element is NULL */
+    put32(buf, record_type);
+    put32(buf, 0); /* how many: ARRAY_COUNT_AT */
+    put32(buf, 1); /* the first one's index */
+}
+
+void copy_array_end(struct copy_buffer *buf)
+{
+    patch32(buf, ARRAY_COUNT_AT, buf->rows);
+}
+
+size_t copy_record_begin(struct copy_buffer *buf, int columns)
+{
+    size_t record = buf->size;
+
+    put32(buf, 0); /* its size */
+    put32(buf, (uint32_t)columns);
+    buf->rows++;
+    return record;
+}
+
+void copy_record_end(struct copy_buffer *buf, size_t record)
+{
+    patch32(buf, record, buf->size - record - sizeof(uint32_t));
+}
+
+void copy_type(struct copy_buffer *buf, uint32_t type)
+{
+    put32(buf, type);
+}

@@ -1,6 +1,6 @@
-/* Rows in PostgreSQL's binary COPY format. Pure: bytes in memory, no connection.
+/* Rows in PostgreSQL's binary COPY format, and arrays of records as binary parameters. Pure: bytes in memory, no connection.
  *
- * Source of the format: PostgreSQL documentation, COPY, "Binary Format"; field formats are those of the types' receive functions. */
+ * Source of the formats: PostgreSQL documentation, COPY, "Binary Format"; array_recv(), record_recv() and the other types' receive functions. */
 #ifndef TOLL_DAEMON_BATCH_H
 #define TOLL_DAEMON_BATCH_H
 
@@ -35,5 +35,12 @@ void copy_time(struct copy_buffer *buf,
                int64_t epoch_us); /* timestamptz; INT64_MIN: NULL; beyond its range: ±infinity */
 void copy_numeric(struct copy_buffer *buf,
                   const char *decimal); /* "123.45", "1e-7": what toll_frame.quantity holds; "": NULL */
+
+/* An array of records instead of COPY's rows: begin, for each record begin · a type's OID and one field, and so on · end; end. */
+void copy_array_begin(struct copy_buffer *buf, uint32_t record_type);
+void copy_array_end(struct copy_buffer *buf);
+size_t copy_record_begin(struct copy_buffer *buf, int columns); /* returns what copy_record_end() wants */
+void copy_record_end(struct copy_buffer *buf, size_t record);
+void copy_type(struct copy_buffer *buf, uint32_t type);
 
 #endif

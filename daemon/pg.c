@@ -1,18 +1,21 @@
 /* See pg.h. */
 #include "daemon/pg.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uuid/uuid.h>
 
-/* The server's side of a broken connection: without these a dead host's row locks would outlive it by hours. */
+/* The server's side of a broken connection: without these a dead host's row locks would outlive it by hours. And plans that are made once, not for every
+ * batch (planning took longer than storing a small one), and that use an index though the table was empty when they were made. */
 static const char *const SERVER_OPTIONS =
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
-    "-c idle_in_transaction_session_timeout=60s -c jit=off";
+    "-c idle_in_transaction_session_timeout=60s -c jit=off -c plan_cache_mode=force_generic_plan -c enable_seqscan=off";
 
 enum { ANSWER_MS = 5000 };
 
@@ -34,14 +37,15 @@ int pg_classify(const char *sqlstate)
         /* A column has another type than ours, so that binary COPY does not fit it. First, for 08 is not that. */
         {"08P01", -ENOTRECOVERABLE},
         {"22P03", -ENOTRECOVERABLE},
-        {"08", -EAGAIN},          /* connection exception */
-        {"25006", -EAGAIN},       /* read-only: a standby, until it is promoted */
-        {"25P03", -EAGAIN},       /* idle in transaction too long: the daemon was stopped for a while */
-        {"40", -EAGAIN},          /* deadlock, serialization */
-        {"53", -EAGAIN},          /* disk full, out of memory, too many connections */
-        {"55P03", -EAGAIN},       /* lock not available */
-        {"57", -EAGAIN},          /* operator intervention: shutdown, cancel */
-        {"58", -EAGAIN},          /* system error */
+        {"08", -EAGAIN},    /* connection exception */
+        {"0A000", -EAGAIN}, /* a prepared statement's result has another type than it had: prepared anew, it may pass */
+        {"25006", -EAGAIN}, /* read-only: a standby, until it is promoted */
+        {"25P03", -EAGAIN}, /* idle in transaction too long: the daemon was stopped for a while */
+        {"40", -EAGAIN},    /* deadlock, serialization */
+        {"53", -EAGAIN},    /* disk full, out of memory, too many connections */
+        {"55P03", -EAGAIN}, /* lock not available */
+        {"57", -EAGAIN},    /* operator intervention: shutdown, cancel */
+        {"58", -EAGAIN},    /* system error */
         {"28", -ENOTRECOVERABLE}, /* authorization */
         {"3D", -ENOTRECOVERABLE}, /* no such database */
         {"42", -ENOTRECOVERABLE}, /* undefined table or column, privileges */
@@ -76,6 +80,8 @@ static int fail(struct pg *pg, PGresult *result)
     set_error(pg, primary ? primary : PQerrorMessage(pg->conn));
     explain_mismatch(pg, result);
     r = sqlstate && PQstatus(pg->conn) == CONNECTION_OK ? pg_classify(sqlstate) : -EAGAIN;
+    if (strcmp(pg->sqlstate, "0A000") == 0)
+        memset(pg->statements, 0, sizeof(pg->statements));
     PQclear(result);
     return r;
 }
@@ -116,6 +122,8 @@ void pg_disconnect(struct pg *pg)
 {
     PQfinish(pg->conn); /* takes NULL */
     pg->conn = NULL;
+    pg->statement_count = 0;
+    pg->role = PG_ROLE_UNKNOWN;
 }
 
 int pg_connected(const struct pg *pg)
@@ -140,14 +148,84 @@ int pg_exec(struct pg *pg, const char *sql)
     return r;
 }
 
-int pg_query(struct pg *pg, PGresult **ret, const char *sql, int count, const char *const *values)
+/* The statement's name on this connection. A name that was tried is spent: without memory for the answer we don't know whether the server has it. */
+static int statement(struct pg *pg, const char *sql, int count, char ret_name[static 16])
 {
-    PGresult *result = PQexecParams(pg->conn, sql, count, NULL, values, NULL, NULL, 0);
-    int r = check(pg, result);
+    PGresult *result;
+    int i = 0, r;
 
+    while (i < pg->statement_count && pg->statements[i] != sql)
+        i++;
+    snprintf(ret_name, 16, "s%d", i);
+    if (i < pg->statement_count)
+        return 0;
+    if (i == PG_STATEMENTS) { /* more than there are: after failures */
+        pg_disconnect(pg);
+        snprintf(pg->error, sizeof(pg->error), "too many statements were prepared: connecting again");
+        pg->sqlstate[0] = '\0';
+        return -EAGAIN;
+    }
+    pg->statements[i] = NULL;
+    pg->statement_count++;
+    result = PQprepare(pg->conn, ret_name, sql, count, NULL);
+    r = check(pg, result);
+    if (r == 0) {
+        pg->statements[i] = sql;
+        PQclear(result);
+    }
+    return r;
+}
+
+int pg_query_binary(struct pg *pg, PGresult **ret, const char *sql, int count, const char *const *values, size_t size)
+{
+    int sizes[PG_PARAMETERS] = {0}, binary[PG_PARAMETERS] = {0}, r;
+    PGresult *result;
+    char name[16];
+
+    assert(count <= PG_PARAMETERS);
+    if (size > INT_MAX)
+        return -ENOMEM;
+    if (size) {
+        sizes[count - 1] = (int)size;
+        binary[count - 1] = 1;
+    }
+    r = statement(pg, sql, count, name);
+    if (r < 0)
+        return r;
+    result = PQexecPrepared(pg->conn, name, count, values, sizes, binary, 0);
+    r = check(pg, result);
     if (r == 0)
         *ret = result;
     return r;
+}
+
+int pg_query(struct pg *pg, PGresult **ret, const char *sql, int count, const char *const *values)
+{
+    return pg_query_binary(pg, ret, sql, count, values, 0);
+}
+
+int pg_commit(struct pg *pg)
+{
+    PGresult *result = PQexec(pg->conn, "COMMIT");
+    int r = check(pg, result);
+
+    if (r < 0)
+        return r;
+    if (strcmp(PQcmdStatus(result), "COMMIT") !=
+        0) { /* the server rolls back what had failed before, and says so only here */
+        snprintf(pg->error, sizeof(pg->error), "the server answered %s", PQcmdStatus(result));
+        pg->sqlstate[0] = '\0';
+        r = -EAGAIN;
+    }
+    PQclear(result);
+    return r;
+}
+
+void pg_abort(struct pg *pg)
+{
+    pg->role = PG_ROLE_UNKNOWN; /* what was set within the transaction goes with it */
+    if (pg_connected(pg) && PQtransactionStatus(pg->conn) != PQTRANS_IDLE && pg_exec(pg, "ROLLBACK") < 0)
+        pg_disconnect(pg);
 }
 
 int pg_run(struct pg *pg, int64_t *ret_rows, const char *sql, int count, const char *const *values)

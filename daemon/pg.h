@@ -13,10 +13,16 @@ struct pg_options {
     int tcp_user_timeout_ms;
 };
 
+enum { PG_STATEMENTS = 32, PG_PARAMETERS = 8 };
+enum pg_role { PG_ROLE_UNKNOWN, PG_ROLE_ORIGIN, PG_ROLE_REPLICA };
+
 /* All functions: 0 or -EAGAIN, -EINVAL, -ENOTRECOVERABLE, -ENOMEM with the meanings of sink.h; then `error` and `sqlstate` say more. */
 struct pg {
     PGconn *conn;
-    char error[512]; /* one line, never a row's contents */
+    const char *statements[PG_STATEMENTS]; /* prepared on this connection, as s0, s1 …; NULL: that name is spent */
+    int statement_count;
+    enum pg_role role; /* session_replication_role, as far as we know */
+    char error[512];   /* one line, never a row's contents */
     char sqlstate[6];
 };
 
@@ -26,12 +32,18 @@ int pg_connected(const struct pg *pg); /* as far as libpq knows */
 
 /* One or more statements without parameters. */
 int pg_exec(struct pg *pg, const char *sql) __attribute__((warn_unused_result));
-/* One statement with text parameters ($1 …); the result, in text form, is the caller's to PQclear(). */
+/* One statement with text parameters ($1 …); the result, in text form, is the caller's to PQclear(). `sql` is a constant: the statement is prepared
+ * when it is first run, and known again by its address. */
 int pg_query(struct pg *pg, PGresult **ret, const char *sql, int count, const char *const *values)
+    __attribute__((warn_unused_result));
+/* The same with the last parameter, of `size` bytes, in binary form. */
+int pg_query_binary(struct pg *pg, PGresult **ret, const char *sql, int count, const char *const *values, size_t size)
     __attribute__((warn_unused_result));
 /* The same for statements whose rows do not matter; the number of rows affected goes to *ret_rows (may be NULL). */
 int pg_run(struct pg *pg, int64_t *ret_rows, const char *sql, int count, const char *const *values)
     __attribute__((warn_unused_result));
+int pg_commit(struct pg *pg) __attribute__((warn_unused_result));
+void pg_abort(struct pg *pg); /* the transaction, if there is one */
 /* COPY … FROM STDIN (FORMAT binary) with bytes that copy_begin() … copy_end() made. */
 int pg_copy(struct pg *pg, const char *sql, const struct copy_buffer *buf) __attribute__((warn_unused_result));
 /* The same in pieces. Sending may block for as long as the server does not read. What the server says of the rows is known at the end; after

@@ -6,13 +6,13 @@
 /* Transcripts wait in memory while events are sent on the same connection; so much of them is enough to take turns. */
 enum { TRANSCRIPTS_MOST = 1 << 20 };
 
-void pg_send_begin(struct pg_send *send, bool may_bypass, bool careful)
+void pg_send_begin(struct pg_send *send, enum pg_bypass bypass, bool careful)
 {
     copy_begin(&send->events);
     copy_begin(&send->transcripts);
     copy_begin(&send->gaps);
-    send->may_bypass = may_bypass;
-    send->early = may_bypass && !careful;
+    send->bypass = bypass;
+    send->early = bypass != PG_BYPASS_NONE && !careful;
     send->bypassing = send->copying = false;
 }
 
@@ -46,39 +46,11 @@ int pg_send_copy(struct pg *pg, const char *sql, struct copy_buffer *buf)
     return pg_copy(pg, sql, buf);
 }
 
-/* Whether a user has put a trigger on the tables we COPY into, partitions included; replica mode would silence it. (None can appear
- * before the transaction ends: the tables are locked.) */
-static int user_triggers(struct pg *pg, bool *ret)
-{
-    PGresult *result;
-    int r = pg_query(
-        pg, &result,
-        "SELECT EXISTS (SELECT FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'R') AND tgrelid IN ("
-        "SELECT relid FROM pg_partition_tree('public.billing_events') UNION ALL "
-        "SELECT relid FROM pg_partition_tree('public.session_transcripts')))",
-        0, NULL);
-
-    if (r != 0)
-        return r;
-    *ret = PQgetvalue(result, 0, 0)[0] == 't';
-    PQclear(result);
-    return 0;
-}
-
-/* Switches triggers off, if that may be: then `bypassing`. */
 static int begin_bypass(struct pg_send *send, struct pg *pg)
 {
-    bool triggers;
-    int r;
+    int r = send->bypass == PG_BYPASS_ROWS ? pg_exec(pg, "SET LOCAL session_replication_role = replica") : 0;
 
-    if (!send->may_bypass)
-        return 0;
-    r = user_triggers(pg, &triggers);
-    if (r == 0 && triggers)
-        send->may_bypass = send->early = false;
-    else if (r == 0)
-        r = pg_exec(pg, "SET LOCAL session_replication_role = replica");
-    send->bypassing = r == 0 && send->may_bypass;
+    send->bypassing = r == 0 && send->bypass != PG_BYPASS_NONE;
     return r;
 }
 
@@ -87,7 +59,7 @@ static int end_bypass(struct pg_send *send, struct pg *pg)
     if (!send->bypassing)
         return 0;
     send->bypassing = false;
-    return pg_exec(pg, "SET LOCAL session_replication_role = origin");
+    return send->bypass == PG_BYPASS_ROWS ? pg_exec(pg, "SET LOCAL session_replication_role = origin") : 0;
 }
 
 static int copy_transcripts(struct pg_send *send, struct pg *pg)
@@ -133,7 +105,7 @@ int pg_send_early(struct pg_send *send, struct pg *pg)
         return 0;
     if (!send->bypassing)
         r = begin_bypass(send, pg);
-    if (r < 0 || !send->early)
+    if (r < 0)
         return r;
     if (send->events.rows > 0)
         r = send_events(send, pg);

@@ -7,6 +7,7 @@
 #define TOLL_DAEMON_PG_SEND_H
 
 #include "daemon/pg.h"
+#include "daemon/pg_bypass.h"
 #include "daemon/sink.h"
 
 #include <stdbool.h>
@@ -14,14 +15,14 @@
 
 struct pg_send {
     struct copy_buffer events, transcripts, gaps;
-    bool may_bypass; /* this role may switch triggers off */
-    bool early;      /* and rows may come before their sessions, as far as we know */
-    bool bypassing;  /* triggers are off */
-    bool copying;    /* the COPY of events is open */
+    enum pg_bypass bypass;
+    bool early;     /* rows may come before their sessions */
+    bool bypassing; /* triggers are off */
+    bool copying;   /* the COPY of events is open */
 };
 
 /* Begins an attempt. careful: one under a savepoint, in which the order is sessions first. */
-void pg_send_begin(struct pg_send *send, bool may_bypass, bool careful);
+void pg_send_begin(struct pg_send *send, enum pg_bypass bypass, bool careful);
 void pg_send_done(struct pg_send *send); /* frees */
 
 void pg_send_add(struct pg_send *send, const struct sink_row *row, int64_t batch_id);

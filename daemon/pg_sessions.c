@@ -5,15 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char CREATE_TABLE[] =
-    "CREATE TEMPORARY TABLE IF NOT EXISTS toll_batch_sessions ("
-    " session_id uuid, is_new boolean, whole boolean, idle_before timestamptz, starts integer, ends integer, rows integer,"
-    " started_at timestamptz, started_at_reported timestamptz, last_at timestamptz,"
-    " ended_at timestamptz, ended_at_reported timestamptz, finish_reason text, metadata jsonb, raw_json jsonb,"
-    " llm_input_tokens bigint, llm_output_tokens bigint, llm_calls bigint, tts_chars bigint, tts_calls bigint,"
-    " stt_audio_ms float8, stt_calls bigint) ON COMMIT DELETE ROWS";
-static const char COPY_ROWS[] = "COPY pg_temp.toll_batch_sessions FROM STDIN (FORMAT binary)";
-enum { ROW_COLUMNS = 22 };
+/* The columns of toll.session_change, and their types (src/include/catalog/pg_type.dat). */
+enum { CHANGE_COLUMNS = 21 };
+enum { BOOL = 16, INT8 = 20, INT4 = 23, TEXT = 25, FLOAT8 = 701, TIMESTAMPTZ = 1184, UUID = 2950, JSONB = 3802 };
 
 /* FOR SHARE is enough to store events; FOR UPDATE where the row will be written. In order of session_id, so that two batches never wait for each
  * other. (FOR KEY SHARE, which the foreign key takes, does not conflict with an update of totals: a sum was lost.) */
@@ -23,70 +17,88 @@ enum { ROW_COLUMNS = 22 };
 static const char LOCK_SHARE[] = LOCK_ROWS "FOR SHARE";
 static const char LOCK_UPDATE[] = LOCK_ROWS "FOR UPDATE";
 
-enum { INSERTED = 1, ENDED = 2, FOREIGN = 4 /* another's, and not yet marked as shared */, COPIED = 8 };
+enum { INSERTED = 1, ENDED = 2, FOREIGN = 4 /* another's, and not yet marked as shared */ };
 
-int pg_sessions_prepare(struct pg *pg)
+int pg_sessions_prepare(struct pg_sessions *sessions, struct pg *pg)
 {
-    return pg_exec(pg, CREATE_TABLE);
+    PGresult *result;
+    int r = pg_query(pg, &result, "SELECT 'toll.session_change'::regtype::oid", 0, NULL);
+
+    if (r < 0)
+        return r;
+    sessions->change_type = (uint32_t)strtoul(PQgetvalue(result, 0, 0), NULL, 10);
+    PQclear(result);
+    return 0;
 }
 
 void pg_sessions_done(struct pg_sessions *sessions)
 {
-    copy_done(&sessions->rows);
+    copy_done(&sessions->changes);
     pg_array_done(&sessions->ids);
     free(sessions->states);
 }
 
-static void add_row(struct copy_buffer *buf, const struct session_change *change)
+static struct copy_buffer *column(struct copy_buffer *buf, uint32_t type)
+{
+    copy_type(buf, type);
+    return buf;
+}
+
+static void add_change(struct copy_buffer *buf, const struct session_change *change)
 {
     const struct session *session = change->session;
     const struct session_totals *totals = &session->totals;
+    size_t record = copy_record_begin(buf, CHANGE_COLUMNS);
 
-    copy_row(buf, ROW_COLUMNS);
-    copy_uuid(buf, session->id);
-    copy_bool(buf, !session->stored);
-    copy_bool(buf, session->whole &&
-                       session->stored); /* else, when it is settled, the row was there before memory knew of it */
-    copy_time(buf, change->orphan ? change->idle_before_us : TOLL_TIME_MISSING);
-    copy_int4(buf, (int32_t)change->starts);
-    copy_int4(buf, (int32_t)change->ends);
-    copy_int4(buf, (int32_t)change->rows);
-    copy_time(buf, change->starts ? change->started_us : session->started_us);
-    copy_time(buf, change->started_reported_us);
-    copy_time(buf, session->last_us);
-    copy_time(buf, change->ended_us);
-    copy_time(buf, change->ended_reported_us);
-    copy_text(buf, change->finish_reason, change->finish_reason ? strlen(change->finish_reason) : 0);
-    copy_jsonb(buf, change->metadata, change->metadata ? strlen(change->metadata) : 0);
-    copy_jsonb(buf, change->raw_json, change->raw_json ? strlen(change->raw_json) : 0);
-    copy_int8(buf, totals->llm_input_tokens);
-    copy_int8(buf, totals->llm_output_tokens);
-    copy_int8(buf, totals->llm_calls);
-    copy_int8(buf, totals->tts_chars);
-    copy_int8(buf, totals->tts_calls);
-    copy_float8(buf, (double)totals->stt_audio_us / 1000.0);
-    copy_int8(buf, totals->stt_calls);
+    copy_uuid(column(buf, UUID), session->id);
+    copy_bool(column(buf, BOOL),
+              session->whole &&
+                  session->stored); /* else, when it is settled, the row was there before memory knew of it */
+    copy_time(column(buf, TIMESTAMPTZ), change->orphan ? change->idle_before_us : TOLL_TIME_MISSING);
+    copy_int4(column(buf, INT4), (int32_t)change->starts);
+    copy_int4(column(buf, INT4), (int32_t)change->ends);
+    copy_int4(column(buf, INT4), (int32_t)change->rows);
+    copy_time(column(buf, TIMESTAMPTZ), change->starts ? change->started_us : session->started_us);
+    copy_time(column(buf, TIMESTAMPTZ), change->started_reported_us);
+    copy_time(column(buf, TIMESTAMPTZ), session->last_us);
+    copy_time(column(buf, TIMESTAMPTZ), change->ended_us);
+    copy_time(column(buf, TIMESTAMPTZ), change->ended_reported_us);
+    copy_text(column(buf, TEXT), change->finish_reason, change->finish_reason ? strlen(change->finish_reason) : 0);
+    copy_jsonb(column(buf, JSONB), change->metadata, change->metadata ? strlen(change->metadata) : 0);
+    copy_jsonb(column(buf, JSONB), change->raw_json, change->raw_json ? strlen(change->raw_json) : 0);
+    copy_int8(column(buf, INT8), totals->llm_input_tokens);
+    copy_int8(column(buf, INT8), totals->llm_output_tokens);
+    copy_int8(column(buf, INT8), totals->llm_calls);
+    copy_int8(column(buf, INT8), totals->tts_chars);
+    copy_int8(column(buf, INT8), totals->tts_calls);
+    copy_float8(column(buf, FLOAT8), (double)totals->stt_audio_us / 1000.0);
+    copy_int8(column(buf, INT8), totals->stt_calls);
+    copy_record_end(buf, record);
 }
 
-/* Sends the rows of all changes that `wanted` picks and that were not sent yet. */
-static int send_rows(struct pg_sessions *sessions, struct pg *pg, struct session_change *const *changes, size_t count,
-                     bool (*wanted)(const struct session_change *change, unsigned char state))
+/* Calls a function of sessions.sql with the changes that `wanted` picks, if any; the result is the caller's. */
+static int call_with_changes(struct pg_sessions *sessions, struct pg *pg, PGresult **ret, const char *sql,
+                             const char *journal, const char *writer, struct session_change *const *changes,
+                             size_t count, bool (*wanted)(const struct session_change *change, unsigned char state))
 {
-    copy_begin(&sessions->rows);
-    for (size_t i = 0; i < count; i++) {
-        if ((sessions->states[i] & COPIED) || !wanted(changes[i], sessions->states[i]))
-            continue;
-        add_row(&sessions->rows, changes[i]);
-        sessions->states[i] |= COPIED;
-    }
-    copy_end(&sessions->rows);
-    return sessions->rows.rows ? pg_copy(pg, COPY_ROWS, &sessions->rows) : 0;
+    struct copy_buffer *buf = &sessions->changes;
+    const char *parameters[] = {journal, writer, NULL};
+
+    copy_array_begin(buf, sessions->change_type);
+    for (size_t i = 0; i < count; i++)
+        if (wanted(changes[i], sessions->states[i]))
+            add_change(buf, changes[i]);
+    copy_array_end(buf);
+    if (buf->failed)
+        return -ENOMEM;
+    parameters[2] = buf->data;
+    return pg_query_binary(pg, ret, sql, 3, parameters, buf->size);
 }
 
-static bool is_new_or_written(const struct session_change *change, unsigned char state)
+static bool is_new(const struct session_change *change, unsigned char state)
 {
     (void)state;
-    return !change->session->stored || change->starts || change->ends || change->orphan;
+    return !change->session->stored;
 }
 
 /* Whether the row must be written though it is not new: what is told to it, or what was found in it. */
@@ -122,9 +134,10 @@ static size_t find_change(struct session_change *const *changes, size_t count, c
 static int insert_new(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer,
                       struct session_change *const *changes, size_t count)
 {
-    const char *parameters[] = {journal, writer};
     PGresult *result;
-    int r = pg_query(pg, &result, "SELECT toll.insert_sessions($1::uuid, $2::integer)", 2, parameters);
+    int r = call_with_changes(sessions, pg, &result,
+                              "SELECT toll.insert_sessions($1::uuid, $2::integer, $3::toll.session_change[])", journal,
+                              writer, changes, count, is_new);
 
     if (r < 0)
         return r;
@@ -182,7 +195,7 @@ static bool not_inserted(const struct session_change *change, unsigned char stat
     return !(state & INSERTED);
 }
 
-static int reset(struct pg_sessions *sessions, struct pg *pg, bool again, size_t count)
+static int reset(struct pg_sessions *sessions, size_t count)
 {
     if (count > sessions->capacity) {
         unsigned char *states = realloc(sessions->states, count);
@@ -194,26 +207,28 @@ static int reset(struct pg_sessions *sessions, struct pg *pg, bool again, size_t
     }
     if (count)
         memset(sessions->states, 0, count);
-    return again ? pg_exec(pg, "DELETE FROM pg_temp.toll_batch_sessions") : 0;
+    return 0;
 }
 
-int pg_sessions_claim(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer, bool again,
+int pg_sessions_claim(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer,
                       struct session_change *const *changes, size_t count)
 {
     bool any_new = false, share_will_do = true;
-    int r = reset(sessions, pg, again, count);
+    int r = reset(sessions, count);
 
-    if (r == 0)
-        r = send_rows(sessions, pg, changes, count, is_new_or_written);
     for (size_t i = 0; i < count; i++)
-        any_new = any_new || !changes[i]->session->stored;
+        any_new = any_new || is_new(changes[i], 0);
     if (r == 0 && any_new)
         r = insert_new(sessions, pg, journal, writer, changes, count);
     if (r < 0)
         return r;
-    for (size_t i = 0; i < count; i++)
-        if (not_inserted(changes[i], sessions->states[i]) && is_new_or_written(changes[i], 0))
+    for (size_t i = 0; i < count; i++) {
+        const struct session_change *change = changes[i];
+
+        if (not_inserted(change, sessions->states[i]) &&
+            (is_new(change, 0) || change->starts || change->ends || change->orphan))
             share_will_do = false;
+    }
     r = lock_rows(sessions, pg, share_will_do ? LOCK_SHARE : LOCK_UPDATE, journal, writer, changes, count,
                   not_inserted);
     /* A share lock may show that the row must be written after all: ended, or taken over by somebody else meanwhile. */
@@ -232,16 +247,13 @@ static int recompute(struct pg_sessions *sessions, struct pg *pg)
 static int update_rows(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer,
                        struct session_change *const *changes, size_t count, size_t expected)
 {
-    const char *parameters[] = {journal, writer, pg_array_end(&sessions->ids)};
     PGresult *result;
     size_t to_sum = 0;
-    int r;
+    int r = call_with_changes(
+        sessions, pg, &result,
+        "SELECT session_id, ended, to_sum FROM toll.settle_sessions($1::uuid, $2::integer, $3::toll.session_change[])",
+        journal, writer, changes, count, needs_update);
 
-    if (!parameters[2])
-        return -ENOMEM;
-    r = pg_query(pg, &result,
-                 "SELECT session_id, ended, to_sum FROM toll.settle_sessions($1::uuid, $2::integer, $3::uuid[])", 3,
-                 parameters);
     if (r < 0)
         return r;
     if ((size_t)PQntuples(result) != expected) {
@@ -267,11 +279,7 @@ int pg_sessions_settle(struct pg_sessions *sessions, struct pg *pg, const char *
                        struct session_change *const *changes, size_t count)
 {
     size_t updates = 0;
-    int r = send_rows(sessions, pg, changes, count, needs_update);
 
-    if (r < 0)
-        return r;
-    pg_array_begin(&sessions->ids);
     for (size_t i = 0; i < count; i++) {
         unsigned char state = sessions->states[i];
 
@@ -279,10 +287,7 @@ int pg_sessions_settle(struct pg_sessions *sessions, struct pg *pg, const char *
         changes[i]->finalized = (state & INSERTED) ? changes[i]->ends > 0 : (state & ENDED) != 0;
         if (state & FOREIGN)
             changes[i]->existed = true; /* memory is not the whole story any more */
-        if (needs_update(changes[i], state)) {
-            pg_array_add_uuid(&sessions->ids, changes[i]->session->id);
-            updates++;
-        }
+        updates += needs_update(changes[i], state);
     }
     return updates ? update_rows(sessions, pg, journal, writer, changes, count, updates) : 0;
 }

@@ -12,18 +12,19 @@
 #include "daemon/session.h"
 
 struct pg_sessions {
-    struct copy_buffer rows;
+    uint32_t change_type; /* OID of toll.session_change in this database */
+    struct copy_buffer changes;
     struct pg_array ids;
     unsigned char *states; /* of each change, while a batch is stored */
     size_t capacity;
 };
 
-/* Once per connection: the temporary table that changes travel through. */
-int pg_sessions_prepare(struct pg *pg) __attribute__((warn_unused_result));
+/* Once per connection. */
+int pg_sessions_prepare(struct pg_sessions *sessions, struct pg *pg) __attribute__((warn_unused_result));
 void pg_sessions_done(struct pg_sessions *sessions);
 
-/* `again`: not the first attempt of this transaction. -ESTALE: a row that memory took for stored is gone. */
-int pg_sessions_claim(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer, bool again,
+/* -ESTALE: a row that memory took for stored is gone. */
+int pg_sessions_claim(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer,
                       struct session_change *const *changes, size_t count) __attribute__((warn_unused_result));
 /* Sets `existed` and `finalized` in every change. */
 int pg_sessions_settle(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer,

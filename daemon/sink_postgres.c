@@ -4,6 +4,7 @@
 #include "daemon/log.h"
 #include "daemon/migrate.h"
 #include "daemon/pg.h"
+#include "daemon/pg_bypass.h"
 #include "daemon/pg_rows.h"
 #include "daemon/pg_send.h"
 #include "daemon/pg_sessions.h"
@@ -22,7 +23,7 @@ struct sink_postgres {
     struct sink_postgres_options options;
     char *url;
     struct pg pg;
-    bool prepared;   /* of this connection: schema checked, temporary table made */
+    bool prepared;   /* of this connection: schema and privileges checked */
     bool may_bypass; /* this role may switch the foreign keys' triggers off */
     bool told;       /* … and the log knows if it may not */
     char journal[PG_UUID_TEXT], writer[12], writers[12];
@@ -31,7 +32,8 @@ struct sink_postgres {
     bool claimed;           /* … and has been the one that moves the watermark */
     struct sink_claim claim;
     int64_t batch_id;
-    bool careful, tried; /* in this transaction */
+    bool careful; /* in this transaction */
+    enum pg_bypass bypass;
     struct pg_send rows;
     struct copy_buffer quarantine;
     struct pg_sessions sessions;
@@ -117,7 +119,7 @@ static int prepare_connection(struct sink_postgres *s, const struct sink_journal
     if (r == 0)
         r = prepare_schema(s, journal);
     if (r == 0)
-        r = failed(s, "making a temporary table", pg_sessions_prepare(&s->pg));
+        r = failed(s, "looking up a type", pg_sessions_prepare(&s->sessions, &s->pg));
     if (r == 0)
         r = find_privileges(s);
     s->prepared = r == 0;
@@ -240,22 +242,13 @@ static int op_share(struct sink *sink, uint64_t lsn, int writers)
     return r;
 }
 
-static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
+static int move_watermark(struct sink_postgres *s, uint64_t from, uint64_t to)
 {
-    struct sink_postgres *s = self(sink);
     char from_text[24], to_text[24];
     const char *parameters[] = {s->journal, s->writer, from_text, to_text, s->run};
     PGresult *result;
-    /* No table changes under a batch: else a constraint dropped halfway would let rows be quarantined that are welcome by now, and a
-     * trigger could appear unseen. Sessions before events, the order in which attaching a partition takes its locks. */
-    int r = pg_exec(
-        &s->pg,
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on; "
-        "LOCK TABLE public.billing_sessions, public.billing_events, public.session_transcripts IN ROW EXCLUSIVE MODE");
+    int r;
 
-    if (r < 0)
-        return failed(s, "beginning a transaction", r);
-    s->careful = s->tried = false;
     snprintf(from_text, sizeof(from_text), "%" PRIu64, from);
     snprintf(to_text, sizeof(to_text), "%" PRIu64, to);
     r = pg_query(
@@ -264,13 +257,33 @@ static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
         "AND lsn = $3::bigint AND run = $5::uuid RETURNING nextval('toll.batch_id_seq')",
         5, parameters);
     if (r < 0)
-        return failed(s, "moving the watermark", r);
+        return r;
     if (PQntuples(result) == 1)
         s->batch_id = strtoll(PQgetvalue(result, 0, 0), NULL, 10);
     else
-        r = failed(s, "moving the watermark", -ESTALE);
+        r = -ESTALE;
     PQclear(result);
     return r;
+}
+
+static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
+{
+    struct sink_postgres *s = self(sink);
+    int r = pg_exec(&s->pg, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on");
+
+    s->careful = false;
+    s->bypass = PG_BYPASS_NONE;
+    if (r < 0)
+        return failed(s, "beginning a transaction", r);
+    r = move_watermark(s, from, to);
+    if (r < 0)
+        return failed(s, "moving the watermark", r);
+    /* No table changes under a batch: else a constraint dropped halfway would let rows be quarantined that are welcome by now, and a
+     * trigger could appear unseen. */
+    r = pg_bypass_lock(&s->pg);
+    if (r == 0 && s->may_bypass)
+        r = pg_bypass_choose(&s->pg, &s->bypass);
+    return failed(s, "locking the tables", r);
 }
 
 static int op_load_streams(struct sink *sink, struct sink_stream *const *streams, size_t count)
@@ -284,7 +297,7 @@ static int op_attempt(struct sink *sink, bool careful)
 {
     struct sink_postgres *s = self(sink);
 
-    pg_send_begin(&s->rows, s->may_bypass, careful);
+    pg_send_begin(&s->rows, s->bypass, careful);
     s->careful = careful;
     return careful ? failed(s, "setting a savepoint", pg_exec(&s->pg, "SAVEPOINT attempt")) : 0;
 }
@@ -311,8 +324,7 @@ static int op_store(struct sink *sink, struct session_change *const *changes, si
 
     if (r < 0)
         return failed(s, "storing rows", r);
-    r = pg_sessions_claim(&s->sessions, &s->pg, s->journal, s->writer, s->tried, changes, count);
-    s->tried = true;
+    r = pg_sessions_claim(&s->sessions, &s->pg, s->journal, s->writer, changes, count);
     if (r < 0)
         return failed(s, "storing sessions", r);
     r = pg_send_after_sessions(&s->rows, &s->pg);
@@ -341,24 +353,26 @@ static int store_quarantine(struct sink_postgres *s, const struct sink_batch *ba
     return pg_send_copy(&s->pg, PG_COPY_QUARANTINE, &s->quarantine);
 }
 
-static int store_batch(struct sink_postgres *s, const struct sink_batch *batch, uint64_t from, uint64_t to)
+static int store_batch(struct sink_postgres *s, const struct sink_batch *batch)
 {
     const struct sink_counts *c = &batch->counts;
-    char sql[768], first[48] = "NULL", last[48] = "NULL";
+    char row[256], first[24] = "NULL", last[24] = "NULL";
+    const char *parameters[] = {s->journal, row};
 
     if (c->received > 0) { /* else nothing in the range is this writer's */
-        snprintf(first, sizeof(first), "to_timestamp(%" PRId64 " / 1e6)", c->first_received_us);
-        snprintf(last, sizeof(last), "to_timestamp(%" PRId64 " / 1e6)", c->last_received_us);
+        snprintf(first, sizeof(first), "%" PRId64, c->first_received_us);
+        snprintf(last, sizeof(last), "%" PRId64, c->last_received_us);
     }
-    snprintf(
-        sql, sizeof(sql),
-        "INSERT INTO toll.batches (batch_id, journal_id, writer, from_lsn, to_lsn, received, stored, quarantined, duplicates, events, "
-        "transcripts, first_received_at, last_received_at) VALUES (%" PRId64 ", '%s', %s, %" PRIu64 ", %" PRIu64
-        ", %u, %u, %u, %u, "
-        "%u, %u, %s, %s)",
-        s->batch_id, s->journal, s->writer, from, to, c->received, c->stored, c->quarantined, c->duplicates, c->events,
-        c->transcripts, first, last);
-    return pg_exec(&s->pg, sql);
+    /* One array, for it is all numbers. */
+    snprintf(row, sizeof(row), "{%" PRId64 ",%s,%" PRIu64 ",%" PRIu64 ",%u,%u,%u,%u,%u,%u,%s,%s}", s->batch_id,
+             s->writer, batch->from, batch->to, c->received, c->stored, c->quarantined, c->duplicates, c->events,
+             c->transcripts, first, last);
+    return pg_run(
+        &s->pg, NULL,
+        "INSERT INTO toll.batches (journal_id, batch_id, writer, from_lsn, to_lsn, received, stored, quarantined, duplicates, events, "
+        "transcripts, first_received_at, last_received_at) SELECT $1::uuid, n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], "
+        "to_timestamp(n[11] / 1e6), to_timestamp(n[12] / 1e6) FROM (SELECT $2::bigint[] AS n) AS counted",
+        2, parameters);
 }
 
 static int op_finish(struct sink *sink, const struct sink_batch *batch)
@@ -373,32 +387,19 @@ static int op_finish(struct sink *sink, const struct sink_batch *batch)
         return failed(s, "writing quarantine", r);
     if (batch->from == batch->to) /* orphans were closed: no frames */
         return 0;
-    return failed(s, "recording the batch", store_batch(s, batch, batch->from, batch->to));
+    return failed(s, "recording the batch", store_batch(s, batch));
 }
 
 static int op_commit(struct sink *sink)
 {
     struct sink_postgres *s = self(sink);
-    PGresult *result;
-    int r = pg_query(&s->pg, &result, "COMMIT", 0, NULL);
 
-    if (r < 0)
-        return failed(s, "committing", r);
-    if (strcmp(PQcmdStatus(result), "COMMIT") !=
-        0) { /* the server rolls back what had failed before, and says so only here */
-        snprintf(s->error, sizeof(s->error), "committing: the server answered %s", PQcmdStatus(result));
-        r = -EAGAIN;
-    }
-    PQclear(result);
-    return r;
+    return failed(s, "committing", pg_commit(&s->pg));
 }
 
 static void op_abort(struct sink *sink)
 {
-    struct sink_postgres *s = self(sink);
-
-    if (pg_connected(&s->pg) && PQtransactionStatus(s->pg.conn) != PQTRANS_IDLE && pg_exec(&s->pg, "ROLLBACK") < 0)
-        pg_disconnect(&s->pg);
+    pg_abort(&self(sink)->pg);
 }
 
 static int op_open_sessions(struct sink *sink, int64_t idle_before_us, size_t max,
@@ -433,10 +434,12 @@ static int op_tend(struct sink *sink)
     struct sink_postgres *s = self(sink);
     const char *parameters[] = {s->journal, s->writer};
     PGresult *result;
-    int r = pg_run(&s->pg, NULL,
+    int r = pg_bypass_end(&s->pg);
+
+    if (r == 0)
+        r = pg_run(&s->pg, NULL,
                    "UPDATE toll.journals SET seen_at = now() WHERE journal_id = $1::uuid AND writer = $2::integer", 2,
                    parameters);
-
     if (r < 0)
         return failed(s, "writing the heartbeat", r);
     if (strcmp(s->writer, "0") != 0) /* the rest is for one to do */

@@ -59,10 +59,11 @@ BEGIN
     FOR object IN
         SELECT 'SCHEMA' AS kind, 'toll' AS name WHERE old_owner <> 'toll_owner'
         UNION ALL
-        SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass::text
+        SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END,
+               c.oid::regclass::text
         FROM pg_class c
         WHERE pg_get_userbyid(c.relowner) <> 'toll_owner'
-          AND c.relkind IN ('r', 'p', 'v', 'S')
+          AND c.relkind IN ('r', 'p', 'v', 'S', 'c')
           AND (c.relnamespace = 'toll'::regnamespace
                OR c.oid IN (to_regclass('public.billing_sessions'), to_regclass('public.billing_events'),
                             to_regclass('public.session_transcripts'), to_regclass('public.session_totals'),
@@ -122,7 +123,8 @@ BEGIN
     GRANT SELECT (bytes) ON toll.quarantine TO toll_ingest;
     GRANT USAGE ON SEQUENCE toll.batch_id_seq, toll.quarantine_id_seq, toll.gaps_id_seq, public.billing_events_id_seq,
         public.session_transcripts_id_seq TO toll_ingest;
-    GRANT EXECUTE ON FUNCTION toll.insert_sessions(uuid, integer), toll.settle_sessions(uuid, integer, uuid[]),
+    GRANT EXECUTE ON FUNCTION toll.insert_sessions(uuid, integer, toll.session_change[]),
+        toll.settle_sessions(uuid, integer, toll.session_change[]), toll.heard_since(uuid, timestamptz), toll.last_row_at(uuid),
         toll.idle_sessions(uuid, integer, integer, bigint, bigint), toll.claim_journal(uuid, integer, integer, uuid, uuid),
         toll.register_journal(uuid, bigint[], text, text), toll.share_journal(uuid, uuid, bigint, integer, integer),
         toll.recompute_totals(uuid[]), toll.make_partition(date), toll.make_partitions(integer)
@@ -134,10 +136,9 @@ END $$;
 DO $$
 BEGIN
     IF to_regrole('toll_ingest') IS NOT NULL THEN
-        -- tolld gathers session rows in a temporary table.
-        EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO toll_ingest', current_database());
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO toll_ingest', current_database());
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO toll_reader, toll_transcripts', current_database());
     END IF;
 EXCEPTION WHEN insufficient_privilege OR undefined_object THEN
-    NULL; -- PUBLIC has both, unless somebody took them away
+    NULL; -- PUBLIC has it, unless somebody took it away
 END $$;

@@ -1,13 +1,13 @@
 -- What a batch does to sessions: R3's rules for starts, ends, duplicates, orphans and late events, and who may write totals.
 --
--- tolld calls these within a batch's transaction (daemon/pg_sessions.c has the order, daemon/DESIGN.md the reasons). The changes
--- travel in the temporary table toll_batch_sessions that each of its connections makes, one row a session:
---   session_id, is_new (memory did not know of a row), whole (memory is the whole story), idle_before (to be closed as idle if
+-- tolld calls these within a batch's transaction (daemon/pg_sessions.c has the order, daemon/DESIGN.md the reasons). Each change is one
+-- session's:
+--   session_id, whole (memory is the whole story), idle_before (to be closed as idle if
 --   nothing was received since), starts, ends, rows (frames of the batch), started_at (of the earliest start; without one, of the
 --   first frame), last_at (latest frame that memory knows of, if any), ended_at and finish_reason (of the first end), *_reported (where the sender's time was clamped), metadata,
 --   raw_json, and the totals that memory has.
 
-CREATE OR REPLACE FUNCTION toll.insert_sessions(journal uuid, writer integer)
+CREATE OR REPLACE FUNCTION toll.insert_sessions(journal uuid, writer integer, changes toll.session_change[])
 RETURNS SETOF uuid
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -27,20 +27,50 @@ BEGIN
         -- Totals are written when a session ends; a call within one batch begins and ends here.
         u.llm_input_tokens * e.ended, u.llm_output_tokens * e.ended, u.llm_calls * e.ended, u.tts_chars * e.ended,
         u.tts_calls * e.ended, u.stt_audio_ms * e.ended, u.stt_calls * e.ended
-    FROM pg_temp.toll_batch_sessions AS u,
+    FROM unnest(insert_sessions.changes) AS u,
          LATERAL (SELECT CASE WHEN u.ends > 0 THEN greatest(u.ended_at, u.started_at) END AS final_end,
                          (u.ends > 0)::integer AS ended) AS e
-    WHERE u.is_new
     ORDER BY u.session_id
     ON CONFLICT (session_id) DO NOTHING
     RETURNING s.session_id;
 END $$;
-REVOKE ALL ON FUNCTION toll.insert_sessions(uuid, integer) FROM PUBLIC;
-COMMENT ON FUNCTION toll.insert_sessions(uuid, integer) IS
-    'For tolld, within a batch: inserts the new sessions of toll_batch_sessions, owned by this journal and writer, and returns those that'
+REVOKE ALL ON FUNCTION toll.insert_sessions(uuid, integer, toll.session_change[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.insert_sessions(uuid, integer, toll.session_change[]) IS
+    'For tolld, within a batch: inserts these sessions, owned by this journal and writer, and returns those that'
     ' were not there before. A session that was there is left alone: see toll.settle_sessions';
 
-CREATE OR REPLACE FUNCTION toll.settle_sessions(journal uuid, writer integer, session_ids uuid[])
+-- Functions of their own, so that what is asked of partitions is planned only where it is asked.
+CREATE OR REPLACE FUNCTION toll.heard_since(session uuid, since timestamptz)
+RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM (SELECT e.batch_id FROM public.billing_events AS e WHERE e.session_id = heard_since.session
+                     UNION ALL
+                     SELECT t.batch_id FROM public.session_transcripts AS t WHERE t.session_id = heard_since.session) AS r
+        JOIN toll.batches AS b ON b.batch_id = r.batch_id
+        WHERE b.last_received_at >= heard_since.since);
+END $$;
+REVOKE ALL ON FUNCTION toll.heard_since(uuid, timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION toll.heard_since(uuid, timestamptz) IS
+    'Whether an event or a transcript turn of the session came in a batch that received something since then';
+
+CREATE OR REPLACE FUNCTION toll.last_row_at(session uuid)
+RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN greatest(
+        (SELECT max(e.occurred_at) FROM public.billing_events AS e WHERE e.session_id = last_row_at.session),
+        (SELECT max(t.occurred_at) FROM public.session_transcripts AS t WHERE t.session_id = last_row_at.session));
+END $$;
+REVOKE ALL ON FUNCTION toll.last_row_at(uuid) FROM PUBLIC;
+COMMENT ON FUNCTION toll.last_row_at(uuid) IS 'When the latest stored event or transcript turn of the session occurred; NULL: there is none';
+
+CREATE OR REPLACE FUNCTION toll.settle_sessions(journal uuid, writer integer, changes toll.session_change[])
 RETURNS TABLE (session_id uuid, ended boolean, to_sum boolean)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -65,18 +95,12 @@ BEGIN
                                                 OR s.owner_writer IS DISTINCT FROM settle_sessions.writer)
                 THEN false
                 -- Busy all the same: at another daemon, or while memory had no room for it.
-                ELSE s.updated_at < u.idle_before AND NOT EXISTS (
-                    SELECT FROM (SELECT e.batch_id FROM public.billing_events AS e WHERE e.session_id = u.session_id
-                                 UNION ALL
-                                 SELECT t.batch_id FROM public.session_transcripts AS t WHERE t.session_id = u.session_id) AS r
-                    JOIN toll.batches AS b ON b.batch_id = r.batch_id
-                    WHERE b.last_received_at >= u.idle_before)
+                ELSE s.updated_at < u.idle_before AND NOT toll.heard_since(u.session_id, u.idle_before)
             END AS orphaned_now,
             -- A real start replaces a synthesised one; of two real ones the earlier stays.
             u.starts > 0 AND (s.start_missing OR u.started_at < s.started_at) AS begins_anew
-        FROM pg_temp.toll_batch_sessions AS u
+        FROM unnest(settle_sessions.changes) AS u
         JOIN public.billing_sessions AS s ON s.session_id = u.session_id
-        WHERE u.session_id = ANY (settle_sessions.session_ids)
     ), timed AS (
         SELECT
             k.*,
@@ -87,9 +111,7 @@ BEGIN
                 WHEN k.ends_now THEN k.ended_at
                 WHEN k.orphaned_now AND k.whole AND NOT k.shared_now THEN k.last_at
                 -- An orphan that memory does not know whole ends with its last stored row.
-                WHEN k.orphaned_now THEN greatest(
-                    (SELECT max(e.occurred_at) FROM public.billing_events AS e WHERE e.session_id = k.session_id),
-                    (SELECT max(t.occurred_at) FROM public.session_transcripts AS t WHERE t.session_id = k.session_id))
+                WHEN k.orphaned_now THEN toll.last_row_at(k.session_id)
                 -- A late event of an orphan moves its end.
                 WHEN k.old_reason = 'orphaned' AND k.rows > 0 THEN greatest(k.old_ended, k.last_at)
                 ELSE k.old_ended
@@ -147,8 +169,8 @@ BEGIN
     RETURNING s.session_id, s.ended_at IS NOT NULL,
         s.ended_at IS NOT NULL AND NOT n.from_memory AND NOT n.sealed AND (n.rows > 0 OR n.ends_now OR n.orphaned_now);
 END $$;
-REVOKE ALL ON FUNCTION toll.settle_sessions(uuid, integer, uuid[]) FROM PUBLIC;
-COMMENT ON FUNCTION toll.settle_sessions(uuid, integer, uuid[]) IS
+REVOKE ALL ON FUNCTION toll.settle_sessions(uuid, integer, toll.session_change[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.settle_sessions(uuid, integer, toll.session_change[]) IS
     'For tolld, within a batch: writes what the batch does to these sessions, which the caller has locked FOR UPDATE before it stored their'
     ' events. ended: the session is over now. to_sum: its totals are not known from memory, so the caller must sum them in its next statement'
     ' (toll.recompute_totals)';
