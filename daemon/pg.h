@@ -13,7 +13,7 @@ struct pg_options {
     int tcp_user_timeout_ms;
 };
 
-enum { PG_STATEMENTS = 32, PG_PARAMETERS = 8 };
+enum { PG_STATEMENTS = 32, PG_PARAMETERS = 12 };
 enum pg_role { PG_ROLE_UNKNOWN, PG_ROLE_ORIGIN, PG_ROLE_REPLICA };
 
 /* All functions: 0 or -EAGAIN, -EINVAL, -ENOTRECOVERABLE, -ENOMEM with the meanings of sink.h; then `error` and `sqlstate` say more. */
