@@ -402,10 +402,10 @@ static int mark_numbers(struct apply *apply, struct piece *piece, bool *datagram
     if (r < 0)
         return r;
     stream->changed = true;
-    if (duplicate || piece->others)
+    if (duplicate)
         return 0;
     *datagram_is_new = true;
-    return piece->broken ? apply_refuse(apply, piece, piece->broken) : 0;
+    return piece->broken && !piece->others ? apply_refuse(apply, piece, piece->broken) : 0;
 }
 
 int apply_drop_stored(struct apply *apply)
