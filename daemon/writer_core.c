@@ -150,8 +150,8 @@ static int compare(struct writer_core *core, struct writer_notes *notes, uint64_
                  "the sink wants all from LSN %" PRIu64 ", but the journal keeps only what is above %" PRIu64
                  " (journal.retention): %" PRIu64
                  " bytes of frames are beyond it. Restore a younger copy of the database, or accept "
-                 "the loss: UPDATE toll.journals SET lsn = %" PRIu64 " WHERE journal_id = '%s' AND writer = %u",
-                 watermark, oldest, oldest - watermark, oldest, id, core->order.writer);
+                 "the loss: UPDATE toll.journals SET lsn = %" PRIu64 " WHERE journal_id = '%s' AND lsn < %" PRIu64,
+                 watermark, oldest, oldest - watermark, oldest, id, oldest);
         trouble(core, WRITER_STOPPED, error);
         return -ENOTRECOVERABLE;
     }
