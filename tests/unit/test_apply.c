@@ -356,6 +356,46 @@ START_TEST(database_restored_from_an_older_copy_gets_all_again_once)
 }
 END_TEST
 
+/* --- the order within a batch -------------------------------------------------------------------------- */
+
+/* Of 400 frames of 20 sessions in turns: how often a row's session is another than the row's before. Within a session they must stay in order. */
+static unsigned changes_of_session(int64_t apart_us)
+{
+    enum { FRAMES = 400, SESSIONS = 20 };
+    unsigned last[SESSIONS] = {0}, changes = 0;
+    char tag[16];
+
+    for (unsigned i = 0; i < FRAMES; i++) {
+        snprintf(tag, sizeof(tag), "%u", i + 1);
+        add_llm(&datagram, i % SESSIONS, NOW, 1, 1, tag);
+        send_at(NOW + i * apart_us);
+    }
+    drive();
+    check_db();
+    ck_assert_uint_eq(db.now.row_count, FRAMES);
+    for (size_t i = 0; i < FRAMES; i++) {
+        unsigned number = (unsigned)atoi(db.rows[i].tag), which = (number - 1) % SESSIONS;
+
+        ck_assert_uint_gt(number, last[which]);
+        last[which] = number;
+        changes += i > 0 && memcmp(db.rows[i].session_id, db.rows[i - 1].session_id, 16) != 0;
+    }
+    return changes;
+}
+
+START_TEST(rows_of_a_session_are_neighbours_in_their_order)
+{
+    ck_assert_uint_eq(changes_of_session(0), 19);
+}
+END_TEST
+
+/* The longest idle session is looked for at one end of the table. */
+START_TEST(frames_that_came_over_a_long_time_stay_as_they_came)
+{
+    ck_assert_uint_eq(changes_of_session(MINUTE), 399);
+}
+END_TEST
+
 /* --- batches and positions ----------------------------------------------------------------------------- */
 
 START_TEST(batch_closes_at_rows)
@@ -370,6 +410,26 @@ START_TEST(batch_closes_at_rows)
     ck_assert_uint_eq(db.now.row_count, 100);
     for (size_t i = 1; i < db.now.batch_count; i++)
         ck_assert_uint_eq(db.batches[i].from, db.batches[i - 1].to);
+}
+END_TEST
+
+/* Where the daemon lives shorter than a full batch takes, something must get stored. */
+START_TEST(batches_begin_small_and_double)
+{
+    options.batch_rows = 64000;
+    options.batch_bytes = 64 << 20;
+    world_close();
+    world_open();
+    send_tagged(3200, "", UINT32_MAX);
+    drive();
+    ck_assert_uint_eq(db.now.batch_count, 3);
+    ck_assert_uint_eq(db.batches[0].counts.received, 1000);
+    ck_assert_uint_eq(db.batches[1].counts.received, 2000);
+    send_tagged(1200, "", UINT32_MAX);
+    ck_assert_int_eq(reopen(), 0);
+    drive();
+    ck_assert_uint_eq(db.now.batch_count, 5);
+    ck_assert_uint_eq(db.batches[3].counts.received, 1000);
 }
 END_TEST
 
@@ -476,7 +536,10 @@ int main(void)
     tcase_add_test(tests, streams_forgotten_for_want_of_memory_are_known_again);
     tcase_add_test(tests, stream_with_too_many_holes_loses_the_frame_not_the_batch);
     tcase_add_test(tests, database_restored_from_an_older_copy_gets_all_again_once);
+    tcase_add_test(tests, rows_of_a_session_are_neighbours_in_their_order);
+    tcase_add_test(tests, frames_that_came_over_a_long_time_stay_as_they_came);
     tcase_add_test(tests, batch_closes_at_rows);
+    tcase_add_test(tests, batches_begin_small_and_double);
     tcase_add_test(tests, batch_closes_at_bytes);
     tcase_add_test(tests, nothing_above_the_durable_lsn_is_applied);
     tcase_add_test(tests, marks_are_passed_without_a_batch);
