@@ -120,7 +120,7 @@ int apply_refuse(struct apply *apply, struct piece *piece, const char *reason) _
 int apply_list_changed(struct apply *apply, size_t *ret_count) __attribute__((warn_unused_result));
 
 /* apply_order.c: what frames are ordered by. */
-uint64_t apply_session_key(const void *data, size_t size);
+uint64_t apply_session_key(const uint8_t id[static 16]);
 /* Puts the frames of a session together, where that pays; for the next attempt that is not careful. */
 void apply_order(struct apply *apply);
 /* The index-th piece in that order. */

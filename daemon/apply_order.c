@@ -4,8 +4,6 @@
  * empty table, 1.1 µs less above 50 million rows. Frames of one session keep their order; between sessions there is none that matters. */
 #include "daemon/apply_internal.h"
 
-#include "proto/peek.h"
-
 #include <endian.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,13 +43,10 @@ static bool sort_by_digit(const struct apply_place *from, struct apply_place *to
     return true;
 }
 
-uint64_t apply_session_key(const void *data, size_t size)
+uint64_t apply_session_key(const uint8_t id[static 16])
 {
-    uint8_t id[16];
     uint64_t key;
 
-    if (!toll_peek_session(data, size, id))
-        return 0;
     memcpy(&key, id, sizeof(key));
     return be64toh(key);
 }

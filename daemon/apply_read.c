@@ -3,6 +3,7 @@
 
 #include "daemon/datagram.h"
 #include "daemon/share.h"
+#include "proto/peek.h"
 #include "proto/utf8.h"
 
 #include <assert.h>
@@ -144,9 +145,9 @@ static int pass_piece(struct apply *apply, struct known_stream *stream, const st
     return 0;
 }
 
-/* data: where the piece's bytes will stay. */
+/* data: where the piece's bytes will stay; session: apply_session_key() or 0. */
 static int add_piece(struct apply *apply, const struct journal_record *record, struct known_stream *stream,
-                     const struct datagram_piece *from, const void *data, uint32_t index)
+                     const struct datagram_piece *from, const void *data, uint32_t index, uint64_t session)
 {
     struct piece *pieces, *piece;
 
@@ -169,7 +170,7 @@ static int add_piece(struct apply *apply, const struct journal_record *record, s
                    .seq = from->seq},
         .stream = stream,
         .seq_end = from->seq_end,
-        .session = from->broken ? 0 : apply_session_key(from->data, from->size),
+        .session = session,
     };
     if (stream)
         memcpy(piece->origin.stream_id, stream->stream.id, sizeof(piece->origin.stream_id));
@@ -204,12 +205,15 @@ static const char *keep_bytes(struct apply *apply, const struct journal_record *
     return kept;
 }
 
-static bool is_own(const struct apply *apply, const struct datagram_piece *piece)
+/* Whether it is this writer's; and its session, by which the batch will be in order. */
+static bool is_own(const struct apply *apply, const struct datagram_piece *piece, uint64_t *ret_session)
 {
     unsigned writers = apply->options.writers;
+    uint8_t id[16];
+    bool named = !piece->broken && toll_peek_session(piece->data, piece->size, id);
 
-    return writers == 1 ||
-           (piece->broken ? 0 : share_of_frame(piece->data, piece->size, writers)) == apply->options.writer;
+    *ret_session = named ? apply_session_key(id) : 0;
+    return writers == 1 || (named ? share_of_session(id, writers) : 0) == apply->options.writer;
 }
 
 static int add_datagram(struct apply *apply, const struct journal_record *record)
@@ -218,6 +222,7 @@ static int add_datagram(struct apply *apply, const struct journal_record *record
     struct known_stream *stream = NULL;
     struct datagram_parts parts;
     struct datagram_piece piece;
+    uint64_t session;
     int r = 0;
 
     datagram_open(&parts, payload, record->size, record->flags & JOURNAL_TRUNCATED);
@@ -227,13 +232,13 @@ static int add_datagram(struct apply *apply, const struct journal_record *record
             return -ENOMEM;
     }
     for (uint32_t index = 0; r == 0 && datagram_next(&parts, &piece); index++) {
-        if (!is_own(apply, &piece)) {
+        if (!is_own(apply, &piece, &session)) {
             r = pass_piece(apply, stream, &piece);
             continue;
         }
         if (!kept)
             kept = keep_bytes(apply, record);
-        r = add_piece(apply, record, stream, &piece, kept + ((const char *)piece.data - payload), index);
+        r = add_piece(apply, record, stream, &piece, kept + ((const char *)piece.data - payload), index, session);
     }
     return r;
 }
@@ -243,7 +248,7 @@ static int add_hole(struct apply *apply, const struct journal_record *record)
     const struct datagram_piece piece = {.size = record->size,
                                          .broken = "journal: these bytes were damaged on disk and set aside"};
 
-    return is_own(apply, &piece) ? add_piece(apply, record, NULL, &piece, keep_bytes(apply, record), 0) : 0;
+    return apply->options.writer == 0 ? add_piece(apply, record, NULL, &piece, keep_bytes(apply, record), 0, 0) : 0;
 }
 
 static int close_runs(struct apply *apply)

@@ -95,7 +95,7 @@ static int find_privileges(struct sink_postgres *s)
         return failed(s, "reading privileges", r);
     s->may_bypass = PQgetvalue(result, 0, 0)[0] == 't';
     PQclear(result);
-    if (!s->may_bypass && !s->told)
+    if (!s->may_bypass && !s->told && strcmp(s->writer, "0") == 0)
         log_info(
             "foreign keys are checked row by row, which takes PostgreSQL about twice the time: "
             "to change that, run as a superuser: GRANT SET ON PARAMETER session_replication_role TO the daemon's role");

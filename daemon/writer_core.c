@@ -187,6 +187,10 @@ static int open_sink(struct writer_core *core, uint64_t *ret_watermark, struct w
     bool renewed = false;
     int r = registration_read(core->journal, ops->name, core->order.writer, &before, &journal.registered);
 
+    for (unsigned i = 0; r == 0 && !journal.registered && i < core->order.writers; i++) {
+        r = registration_read(core->journal, ops->name, i, &before, &journal.registered);
+        memset(before.run, 0, sizeof(before.run)); /* another writer's */
+    }
     if (r == 0 && !journal.registered)
         r = renewal_read(core->journal, &renewal, &renewed);
     if (r < 0)

@@ -46,14 +46,23 @@ struct writers {
 
 /* --- members --------------------------------------------------------------------------------------------------------------- */
 
+/* What is for all of them, each has its part of. */
+static struct writer_options member_options(const struct writers *w)
+{
+    struct writer_options options = w->options.writer;
+
+    options.host = w->host;
+    options.apply.sessions_max = (options.apply.sessions_max + w->options.count - 1) / w->options.count;
+    return options;
+}
+
 static int make_member(struct writers *w)
 {
     unsigned index = w->made;
     struct member *member = &w->members[index];
-    struct writer_options options = w->options.writer;
+    const struct writer_options options = member_options(w);
     int r;
 
-    options.host = w->host;
     member->sink = w->options.sink(w->options.sink_context);
     if (!member->sink)
         return -ENOMEM;
@@ -394,8 +403,9 @@ void writers_set_options(struct writers *w, const struct writer_options *options
     w->options.writer.context = before.context;
     w->options.writer.counted_lsn = before.counted_lsn;
     w->options.writer.prompt = before.prompt;
+    const struct writer_options mine = member_options(w);
     for (unsigned i = 0; i < w->made; i++)
-        writer_set_options(w->members[i].writer, &w->options.writer);
+        writer_set_options(w->members[i].writer, &mine);
 }
 
 void writers_wake(struct writers *w)
