@@ -511,8 +511,10 @@ static void obey(struct writer_core *core, const struct writer_order *order)
         journal_reader_free(core->reader);
         core->reader = NULL;
     }
-    if (order->what == WRITER_GO)
+    if (order->what == WRITER_GO) {
         core->limit = order->limit;
+        apply_limit(core->apply, core->limit);
+    }
 }
 
 /* Of what is to be done before it stops. */

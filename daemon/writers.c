@@ -38,6 +38,7 @@ struct writers {
     unsigned count;        /* so many store */
     enum phase phase;
     struct writer_order order; /* the last, without whom it went to */
+    bool postponed;            /* the change of their number: one of them is stopped, and a limit may be why */
     bool own_known;            /* how many there were in the run before has been looked at */
     bool stopping;
     uint64_t hurry_lsn;
@@ -249,6 +250,22 @@ static bool all_stand_at(const struct writers *w, uint64_t lsn)
     return true;
 }
 
+static bool any_stopped(const struct writers *w)
+{
+    for (unsigned i = 0; i < w->count; i++)
+        if (w->members[i].status.state == WRITER_STOPPED)
+            return true;
+    return false;
+}
+
+static bool all_store(const struct writers *w)
+{
+    for (unsigned i = 0; i < w->count; i++)
+        if (w->members[i].status.state != WRITER_OK)
+            return false;
+    return true;
+}
+
 static void shared(struct writers *w, int result)
 {
     if (result > 0)
@@ -343,8 +360,15 @@ void writers_look(struct writers *w)
                 muster(w, w->count, false);
                 break;
             }
-        if (w->phase == LEVELLING && all_stand_at(w, w->order.limit))
+        if (w->phase == LEVELLING && all_stand_at(w, w->order.limit)) {
             muster(w, w->count, true);
+        } else if (w->phase == LEVELLING && any_stopped(w)) { /* refused frames, say, that wait for company */
+            w->postponed = true;
+            go(w, UINT64_MAX);
+        } else if (w->phase == STORING && w->postponed && all_store(w)) {
+            w->postponed = false;
+            muster(w, w->count, true);
+        }
         break;
     case SHARING:
         if (holds(w, 0) && notes_of(w, 0)->shared != 0)
