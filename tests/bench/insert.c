@@ -198,7 +198,7 @@ int main(int argc, char **argv)
     puts("ready");
     fflush(stdout);
     if (!fgets(line, sizeof line, stdin))
-        return EXIT_FAILURE;
+        die("stdin", "closed before the word to go");
     for (long r = 0; r < rows; r += step) {
         if (transaction > 0 && r % transaction == 0)
             check(pg, PQexec(pg, "BEGIN"));

@@ -94,9 +94,9 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
     return send_as_told(fd, message, NULL, 0, flags);
 }
 
-ssize_t send(int fd, const void *data, size_t size, int flags)
+ssize_t send(int fd, const void *buf, size_t n, int flags)
 {
-    return send_as_told(fd, NULL, data, size, flags);
+    return send_as_told(fd, NULL, buf, n, flags);
 }
 
 /* --- what is recorded --- */
@@ -236,6 +236,8 @@ static void play_calls(struct worker *w)
 {
     uint64_t began = clock_ns(CLOCK_MONOTONIC), planned = 0, n = 0;
     unsigned live = 0;
+    if (w->count == 0)
+        return;
     for (unsigned i = 0; i < w->count; i++)
         w->sessions[i].plan = PLANS; /* none yet */
     for (uint64_t turn = 0; live > 0 || planned < w->frames; turn++) {
