@@ -105,13 +105,13 @@ struct piece *apply_piece(const struct apply *apply, size_t index)
 /* In order of sessions the bytes lie all over the arena, which the processor's caches don't hold: a quarter of building was waiting for them. */
 void apply_fetch_piece(const struct apply *apply, size_t index)
 {
-    enum { LINE = 64, LINES = 4, AHEAD = 4 };
+    static const size_t line = 64, ahead = 4, bytes = 256;
     const char *data;
 
-    if (!apply->order || index + 2 * AHEAD >= apply->piece_count)
+    if (!apply->order || index + 2 * ahead >= apply->piece_count)
         return;
-    __builtin_prefetch(apply_piece(apply, index + 2 * AHEAD));
-    data = apply_piece(apply, index + AHEAD)->origin.data;
-    for (int i = 0; i < LINES; i++)
-        __builtin_prefetch(data + i * LINE);
+    __builtin_prefetch(apply_piece(apply, index + 2 * ahead));
+    data = apply_piece(apply, index + ahead)->origin.data;
+    for (size_t at = 0; at < bytes; at += line)
+        __builtin_prefetch(data + at);
 }

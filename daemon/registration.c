@@ -88,7 +88,7 @@ int renewal_read(struct journal *journal, struct renewal *ret, bool *ret_applies
     for (unsigned i = 0; i < ret->writers; i++) {
         uint64_t lsn;
 
-        memcpy(&lsn, bytes + RENEWAL_BYTES + 8 * i, sizeof(lsn));
+        memcpy(&lsn, bytes + RENEWAL_BYTES + i * sizeof(lsn), sizeof(lsn));
         ret->lsns[i] = le64toh(lsn);
     }
     *ret_applies = true;
@@ -104,7 +104,7 @@ int renewal_write(struct journal *journal, const struct renewal *renewal)
     for (unsigned i = 0; i < renewal->writers; i++) {
         uint64_t lsn = htole64(renewal->lsns[i]);
 
-        memcpy(bytes + RENEWAL_BYTES + 8 * i, &lsn, sizeof(lsn));
+        memcpy(bytes + RENEWAL_BYTES + i * sizeof(lsn), &lsn, sizeof(lsn));
     }
     return journal_state_write(journal, RENEWAL_FILE, bytes, RENEWAL_BYTES + 8 * (size_t)renewal->writers);
 }

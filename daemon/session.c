@@ -42,7 +42,7 @@ static int make_room(struct session_table *table)
 
     if (table->count < table->bucket_count)
         return 0;
-    buckets = calloc(bucket_count, sizeof(*buckets));
+    buckets = calloc(bucket_count, sizeof(struct session *));
     if (!buckets)
         return table->buckets ? 0 : -ENOMEM; /* longer chains will do */
     free(table->buckets);
@@ -142,7 +142,7 @@ static int make_room_for_change(struct session_table *table)
         return -ENOMEM;
     table->changes = changes;
     table->sorted_count = 0;
-    sorted = realloc(table->sorted, capacity * sizeof(*sorted));
+    sorted = realloc(table->sorted, capacity * sizeof(struct session_change *));
     if (!sorted)
         return -ENOMEM;
     table->sorted = sorted;
@@ -388,7 +388,7 @@ struct session_change *const *session_changes(struct session_table *table, size_
     if (table->sorted_count != table->change_count) {
         for (size_t i = 0; i < table->change_count; i++)
             table->sorted[i] = &table->changes[i];
-        qsort(table->sorted, table->change_count, sizeof(*table->sorted), compare_changes);
+        qsort(table->sorted, table->change_count, sizeof(struct session_change *), compare_changes);
         table->sorted_count = table->change_count;
     }
     *ret_count = table->change_count;

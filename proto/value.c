@@ -250,11 +250,12 @@ static int take_quantity(const struct taking *t, const msgpack_object *value, st
 static int take_value(const struct toll_field *field, const msgpack_object *value, struct toll_frame *frame,
                       char reason[static TOLL_REASON_MAX])
 {
-    const struct taking t = {.type = frame->type, .key = field->name, .reason = reason};
+    struct taking t = {.type = frame->type, .key = field->name};
     void *at = (char *)frame + field->offset;
     uint64_t count = 0;
     int r = 0;
 
+    t.reason = reason;
     switch ((enum toll_kind)field->kind) {
     case TOLL_KIND_TYPE:
         break; /* known already */

@@ -102,14 +102,10 @@ END_TEST
 /* Well-formed maps of whatever keys and values. */
 START_TEST(random_frames_are_read_as_the_decoder_reads_them)
 {
-    static const char *const keys[] = {"\xaasession_id",
-                                       "\xa4type",
-                                       "\xa5meter",
-                                       "\xa8quantity",
-                                       "\xa7"
-                                       "account",
-                                       "\xa3raw",
-                                       "\x01"};
+    static const char account[] = "\xa7"
+                                  "account";
+    static const char *const keys[] = {"\xaasession_id", "\xa4type", "\xa5meter", "\xa8quantity",
+                                       account,          "\xa3raw",  "\x01"};
     static const char *const values[] = {
         "\xa5usage", "\x07", "\xc0", "\xa1x", "\x81\xaasession_id\xa1y", "\x92\x01\x02", "\xcb\x3f\xf0\0\0\0\0\0\0"};
     static const size_t sizes[] = {6, 1, 1, 2, 14, 3, 9};

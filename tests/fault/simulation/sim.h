@@ -196,7 +196,7 @@ struct database_state { /* trouble */
 };
 extern struct database_state database_state;
 
-struct sink *database_sink(void *host);
+struct sink *database_sink(void *context);
 void database_init(void);
 void database_done(void);
 bool database_save(void);    /* a copy to go back to; false: not now */
