@@ -329,8 +329,8 @@ void toll_sender_push(struct toll_sender *s, uint64_t now)
 
 void toll_sender_pump(struct toll_sender *s, bool urgent)
 {
-    uint64_t now = s->clock_us();
     pthread_mutex_lock(&s->lock);
+    uint64_t now = s->clock_us();
     look(s, urgent, now);
     push(s, urgent, UINT64_MAX, now);
     pthread_mutex_unlock(&s->lock);
