@@ -457,10 +457,12 @@ static inline int fake_open_sessions(struct sink *sink, int64_t idle_before_us, 
     (void)idle_before_us; /* which rows are idle is for the tests of the real sinks */
     (void)max;
     assert(s->is_open && !s->db->in_transaction);
-    for (size_t i = 0; r == 0 && i < s->db->now.session_count; i++)
-        if (!s->db->now.sessions[i].ended && memcmp(s->db->now.sessions[i].owner, s->journal, 16) == 0 &&
-            s->db->now.sessions[i].owner_writer == s->writer)
-            found(context, s->db->now.sessions[i].id);
+    for (size_t i = 0; r == 0 && i < s->db->now.session_count; i++) {
+        const struct fake_session row = s->db->now.sessions[i]; /* a copy: others may store sessions meanwhile */
+
+        if (!row.ended && memcmp(row.owner, s->journal, 16) == 0 && row.owner_writer == s->writer)
+            found(context, row.id);
+    }
     return r;
 }
 
