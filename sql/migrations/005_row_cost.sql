@@ -9,7 +9,7 @@
 LOCK TABLE public.billing_sessions, public.billing_events, public.session_transcripts IN SHARE MODE;
 
 -- A session's rows by session_id alone: the btree then stores equal keys once, so it is a fifth the size and stays in memory. With 50 million
--- rows and 100,000 live sessions a row costs the backend 9.5 µs instead of 12.6 with (session_id, occurred_at); sorting a session's few rows costs less
+-- rows and 100,000 live sessions a row costs the backend 9.5 us instead of 12.6 with (session_id, occurred_at); sorting a session's few rows costs less
 -- than it saves.
 CREATE INDEX billing_events_session_idx ON public.billing_events (session_id);
 CREATE INDEX session_transcripts_session_idx ON public.session_transcripts (session_id);
