@@ -30,6 +30,7 @@ struct known_stream {
     bool changed;                /* in this batch */
     uint64_t run_from, run_to;   /* numbers of other writers' frames that have no piece yet; equal: none */
     uint64_t run_split, run_lsn; /* from there on they are of the datagram there */
+    struct rangeset gathered;    /* in a careful batch: the numbers it has, so that copies take no room */
 };
 
 /* A frame of the batch, or bytes for quarantine; or a run of numbers that are other writers', which are marked only. */

@@ -27,6 +27,8 @@ void apply_clear_batch(struct apply *apply)
     apply->scanned_bytes = 0;
     apply->to = apply->lsn;
     apply->tally = (struct tally){.replayed = 0};
+    for (struct known_stream *stream = apply->streams; stream; stream = stream->hh.next)
+        rangeset_done(&stream->gathered);
 }
 
 void apply_forget_streams(struct apply *apply)
@@ -37,6 +39,7 @@ void apply_forget_streams(struct apply *apply)
     for (; stream; stream = next) {
         next = stream->hh.next;
         rangeset_done(&stream->stream.seen);
+        rangeset_done(&stream->gathered);
         sink_stream_forget_others(&stream->stream);
         free(stream);
     }
@@ -75,6 +78,7 @@ static struct known_stream *know_stream(struct apply *apply, const struct journa
         stream->stream.uid = record->uid;
         memcpy(stream->stream.id, envelope->stream_id, sizeof(stream->stream.id));
         rangeset_init(&stream->stream.seen);
+        rangeset_init(&stream->gathered);
         stream->stream.base = envelope->stream_base;
         if (idhash_add(apply->streams, key, stream) < 0) {
             free(stream);
@@ -216,8 +220,39 @@ static bool is_own(const struct apply *apply, const struct datagram_piece *piece
     return writers == 1 || (named ? share_of_session(id, writers) : 0) == apply->options.writer;
 }
 
+/* In a careful batch: whether the batch has all of the datagram's numbers already. A sender that waits for a refused frame to be stored sends it again
+ * and again; the copies must not fill the batch, where it needs company. */
+static int is_copy(struct apply *apply, struct known_stream *stream, const struct toll_frame *envelope, bool *ret)
+{
+    uint64_t end = envelope->stream_seq + envelope->stream_count;
+    int r;
+
+    *ret = false;
+    if (!apply->careful || envelope->stream_count == 0)
+        return 0;
+    *ret = rangeset_first_missing(&stream->gathered, envelope->stream_seq) >= end;
+    r = *ret ? 0 : rangeset_add(&stream->gathered, envelope->stream_seq, end);
+    return r == -E2BIG ? 0 : r;
+}
+
+static void count_copies(struct apply *apply, const struct journal_record *record, struct datagram_parts *parts)
+{
+    struct datagram_piece piece;
+    uint64_t session;
+
+    while (datagram_next(parts, &piece)) {
+        if (!is_own(apply, &piece, &session))
+            continue;
+        apply->own_count++;
+        apply->tally.counts.duplicates++;
+        apply->tally.replayed += record->lsn < apply->counted_lsn;
+    }
+    note_received(&apply->tally.counts, record->received_us);
+}
+
 static int add_datagram(struct apply *apply, const struct journal_record *record)
 {
+    bool copy = false;
     const char *payload = record->payload, *kept = NULL;
     struct known_stream *stream = NULL;
     struct datagram_parts parts;
@@ -228,7 +263,13 @@ static int add_datagram(struct apply *apply, const struct journal_record *record
     datagram_open(&parts, payload, record->size, record->flags & JOURNAL_TRUNCATED);
     if (parts.sequenced) {
         stream = know_stream(apply, record, &parts.envelope);
-        if (!stream || begin_run(apply, stream, parts.envelope.stream_seq, record->lsn) < 0)
+        if (!stream || is_copy(apply, stream, &parts.envelope, &copy) < 0)
+            return -ENOMEM;
+        if (copy) {
+            count_copies(apply, record, &parts);
+            return 0;
+        }
+        if (begin_run(apply, stream, parts.envelope.stream_seq, record->lsn) < 0)
             return -ENOMEM;
     }
     for (uint32_t index = 0; r == 0 && datagram_next(&parts, &piece); index++) {
@@ -264,12 +305,15 @@ static int close_runs(struct apply *apply)
 
 static bool is_full(const struct apply *apply)
 {
-    /* What was refused needs company to show whether it is at fault or its table. */
-    size_t rows = apply->careful && apply->most_rows < COMPANY ? COMPANY : apply->most_rows;
+    size_t rows = apply->most_rows < COMPANY ? COMPANY : apply->most_rows;
+    bool many = apply->careful
+                    ? apply->piece_count >=
+                          rows /* what was refused needs company to show whether it is at fault or its table */
+                    : apply->own_count >= apply->most_rows ||
+                          apply->scanned_bytes / apply->options.writers >= apply->options.batch_bytes;
 
-    return apply->own_count >= rows || apply->arena_used >= apply->most_bytes ||
-           apply->scanned_bytes / apply->options.writers >= apply->options.batch_bytes ||
-           apply->new_streams >= NEW_STREAMS_MAX || journal_reader_lsn(apply->reader) >= apply->limit;
+    return many || apply->arena_used >= apply->most_bytes || apply->new_streams >= NEW_STREAMS_MAX ||
+           journal_reader_lsn(apply->reader) >= apply->limit;
 }
 
 int apply_gather(struct apply *apply)

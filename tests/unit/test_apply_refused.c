@@ -141,6 +141,32 @@ START_TEST(refused_row_finds_company_beyond_a_small_batch)
 }
 END_TEST
 
+/* Its sender sends it again and again until it is stored: the copies are no company, and must not keep others from being it. */
+START_TEST(refused_row_finds_company_beyond_its_copies)
+{
+    unsigned copies = 0;
+
+    options.batch_rows = 1;
+    apply_set_options(apply, &options);
+    db.poison = refuse_tag_bad;
+    for (size_t bytes = 0; bytes < 2 * options.batch_bytes; copies++) {
+        add_envelope(&datagram, 7, 1, 1, 1);
+        add_llm(&datagram, 1, NOW, 1, 1, "bad");
+        bytes += datagram.size;
+        send_now();
+    }
+    add_envelope(&datagram, 7, 2, 1, 2);
+    add_llm(&datagram, 1, NOW, 1, 1, "good");
+    add_llm(&datagram, 1, NOW, 1, 1, "fine");
+    send_now();
+    drive();
+    ck_assert_uint_eq(db.now.row_count, 2);
+    ck_assert_uint_eq(db.now.refused_count, 1);
+    ck_assert_uint_eq(metrics_get(&metrics.frames_duplicate), copies - 1);
+    check_counts(copies + 2);
+}
+END_TEST
+
 START_TEST(two_refused_rows_of_different_classes_go_alone)
 {
     db.poison = refuse_tag_bad;
@@ -331,6 +357,7 @@ int main(void)
     tcase_add_test(tests, name_of_a_client_is_made_clean);
     tcase_add_test(tests, refused_row_among_many_goes_alone);
     tcase_add_test(tests, refused_row_finds_company_beyond_a_small_batch);
+    tcase_add_test(tests, refused_row_finds_company_beyond_its_copies);
     tcase_add_test(tests, two_refused_rows_of_different_classes_go_alone);
     tcase_add_test(tests, rows_all_refused_alike_are_not_at_fault);
     tcase_add_test(tests, table_mended_takes_what_it_had_refused);
