@@ -4,13 +4,14 @@
 #include <errno.h>
 #include <stdlib.h>
 
-enum { FRAMES_MANY = 64 }; /* more than that in a datagram are decoded before they are taken */
+enum { FRAMES_MANY = 64 }; /* from so many on a datagram may have to be looked at before the quarantine is full */
 
 struct door {
     const struct metrics *metrics;
     struct toll_decoder *decoder;
-    uint64_t limit;         /* rows */
-    uint64_t invalid_taken; /* frames; of large datagrams only */
+    uint64_t limit;  /* rows */
+    uint64_t coming; /* invalid frames that were seen and taken, and are not in quarantine yet */
+    uint64_t done;   /* frames in quarantine when that was last reckoned */
 };
 
 struct door *door_new(const struct metrics *metrics)
@@ -61,13 +62,24 @@ static int count_invalid(struct door *door, const struct datagram *datagram)
     return count;
 }
 
-/* A datagram can hold 65,536 frames of a byte each: such are looked at before they are taken, not when they are in the table already. */
-static bool is_full(const struct door *door)
+static bool is_full(struct door *door)
 {
-    uint64_t done = metrics_get(&door->metrics->frames_quarantined);
-    uint64_t coming = door->invalid_taken > done ? door->invalid_taken - done : 0;
+    uint64_t done = metrics_get(&door->metrics->frames_quarantined), arrived = done - door->done;
 
-    return metrics_get(&door->metrics->quarantine_rows) + coming >= door->limit;
+    door->coming -= arrived < door->coming ? arrived : door->coming;
+    door->done = done;
+    return metrics_get(&door->metrics->quarantine_rows) + door->coming >= door->limit;
+}
+
+/* A datagram can hold 65,536 frames of a byte each. Taken unseen, all that waits to be stored may be invalid: before that could fill half of the
+ * quarantine, such are looked at when they come, not when they are in the table already. */
+static bool may_fill(const struct door *door, uint64_t frames)
+{
+    const struct metrics *m = door->metrics;
+    uint64_t done = metrics_get(&m->frames_stored) + metrics_get(&m->frames_duplicate) + door->done;
+    uint64_t received = metrics_get(&m->frames_received), waiting = received > done ? received - done : 0;
+
+    return frames >= FRAMES_MANY && metrics_get(&m->quarantine_rows) + waiting + frames >= door->limit / 2;
 }
 
 int door_pass(struct door *door, const struct datagram *datagram, const struct datagram_parts *parts,
@@ -77,7 +89,7 @@ int door_pass(struct door *door, const struct datagram *datagram, const struct d
     bool full = is_full(door);
     int invalid;
 
-    if (!full && frames < FRAMES_MANY)
+    if (!full && !may_fill(door, frames))
         return 0;
     if (stream && stream_has(stream, envelope->stream_seq, envelope->stream_seq + envelope->stream_count))
         return 0; /* a duplicate adds nothing, and its sender must learn that it is one */
@@ -85,7 +97,7 @@ int door_pass(struct door *door, const struct datagram *datagram, const struct d
     if (invalid < 0)
         return -EAGAIN;
     if (!full || invalid == 0) {
-        door->invalid_taken += (uint64_t)invalid;
+        door->coming += (uint64_t)invalid;
         return 0;
     }
     if (stream)
