@@ -47,6 +47,12 @@ static bool gone(struct connection *c, bool opening)
     return true;
 }
 
+/* Which writer of which host it is, for the trace. */
+static uint64_t name_of(const struct connection *c)
+{
+    return 10 * c->host->index + (uint64_t)c->fake.writer;
+}
+
 /* Before every call. After it, the fake fails the call if the connection is gone. */
 static void enter(struct connection *c, enum fake_op op)
 {
@@ -78,7 +84,7 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
     c->generation = database_state.generation;
     if (r == 0 && *ret_lsn >= journal_oldest_lsn(c->host->journal)) /* else it waits for the operator */
         c->host->generations[journal->writer] = c->generation;
-    sim_note("open", c->host->index, r < 0 ? (uint64_t)-r : *ret_lsn);
+    sim_note("open", name_of(c), r < 0 ? (uint64_t)-r : *ret_lsn);
     if (r == -ENOENT)
         snprintf(c->fake.error, sizeof(c->fake.error), "the watermark is gone");
     return r;
@@ -123,7 +129,7 @@ static int op_begin(struct sink *sink, uint64_t from, uint64_t to)
         sim_violation(NULL, "host %u stores up to %lu, above what is durable", c->host->index, to);
     c->transaction = true;
     r = fake_begin(sink, from, to);
-    sim_note("begin", from, to);
+    sim_note("begin", name_of(c), to);
     if (r == -ESTALE && breaks("no-watermark-check")) {
         c->fake.broken = false;
         r = 0;
@@ -195,7 +201,7 @@ static int op_commit(struct sink *sink)
     if (r < 0 && c->fake.hidden && sim_chance(1, 2))
         c->fake.hidden = false;
     c->transaction = r < 0 && !c->fake.late;
-    sim_note("commit", c->host->index, r < 0 ? (uint64_t)-r : 0);
+    sim_note("commit", name_of(c), r < 0 ? (uint64_t)-r : 0);
     if (r == 0)
         sim_point();
     return r;
