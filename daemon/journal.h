@@ -156,6 +156,7 @@ void journal_clock_stepped(struct journal *journal, int64_t step_us);
  * that was under way is over, and journal_oldest_lsn() stays below or at lsn if it is now. Thread-safe. */
 enum { JOURNAL_HOLDERS = 64 };
 void journal_hold(struct journal *journal, unsigned holder, uint64_t lsn);
+uint64_t journal_held(struct journal *journal, unsigned holder); /* the lsn it gave last */
 
 /* The unconfirmed LSN: where the log stood when a run began that has not yet compared notes with the
  * database; UINT64_MAX: confirmed. Kept in a file, so it survives runs. A database watermark above it means

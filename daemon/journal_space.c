@@ -141,6 +141,14 @@ void journal_hold(struct journal *journal, unsigned holder, uint64_t lsn)
         pthread_mutex_unlock(&journal->space_lock);
 }
 
+uint64_t journal_held(struct journal *journal, unsigned holder)
+{
+    pthread_mutex_lock(&journal->lock);
+    uint64_t lsn = journal->holds[holder];
+    pthread_mutex_unlock(&journal->lock);
+    return lsn;
+}
+
 void journal_clock_stepped(struct journal *journal, int64_t step_us)
 {
     pthread_mutex_lock(&journal->lock);

@@ -16,6 +16,7 @@
 
 #include "daemon/rangeset.h"
 #include "daemon/session.h"
+#include "daemon/share.h"
 #include "proto/frame.h"
 
 #include <stdbool.h>
@@ -42,6 +43,8 @@ struct sink_claim {
     uint64_t own_lsn; /* … with all from here on, which is how far ours had come */
     int writers; /* how many the sink knows of this journal. Another number than was said: nothing was claimed … */
     bool found;  /* … but whether the watermark was found, or how far the last run of ours had come */
+    uint64_t lsns
+        [SHARE_WRITERS_MAX]; /* all their watermarks, as of now or younger than the call, where they are as many as was said */
 };
 
 /* What a writer noted of a stream when the writers were another number, or at a daemon that has another number: of the numbers in it, those whose frames

@@ -179,6 +179,29 @@ static int claim_watermark(struct sink_postgres *s, const struct sink_journal *j
     return r;
 }
 
+/* What was said of a run's own watermark holds of the others' too: each is read after the call. */
+static int read_watermarks(struct sink_postgres *s, const struct sink_journal *journal)
+{
+    const char *parameters[] = {s->journal};
+    PGresult *result;
+    int r;
+
+    if (journal->writers == 1 || s->claim.writers != journal->writers)
+        return 0;
+    r = pg_query(&s->pg, &result, "SELECT writer, lsn FROM toll.journals WHERE journal_id = $1::uuid", 1, parameters);
+    if (r < 0)
+        return failed(s, "reading the watermarks", r);
+    memset(s->claim.lsns, 0, sizeof(s->claim.lsns));
+    for (int i = 0; i < PQntuples(result); i++) {
+        int writer = atoi(PQgetvalue(result, i, 0));
+
+        if (writer >= 0 && writer < SHARE_WRITERS_MAX)
+            s->claim.lsns[writer] = strtoull(PQgetvalue(result, i, 1), NULL, 10);
+    }
+    PQclear(result);
+    return 0;
+}
+
 /* A run is one process on one journal. */
 static void begin_run(struct sink_postgres *s, const struct sink_journal *journal)
 {
@@ -204,7 +227,7 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
         return r;
     r = claim_watermark(s, journal, ret_lsn);
     if (r != -ENOENT)
-        return r;
+        return r < 0 ? r : read_watermarks(s, journal);
     if (journal->registered) {
         snprintf(
             s->error, sizeof(s->error),
@@ -215,7 +238,9 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
         return -ENOENT;
     }
     r = register_journal(s, journal);
-    return r < 0 ? r : claim_watermark(s, journal, ret_lsn);
+    if (r == 0)
+        r = claim_watermark(s, journal, ret_lsn);
+    return r < 0 ? r : read_watermarks(s, journal);
 }
 
 static const struct sink_claim *op_claim(const struct sink *sink)

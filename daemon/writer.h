@@ -40,6 +40,7 @@ struct writer_notes {
     uint64_t stored_lsn; /* below, all of this log that is the writer's share is stored … */
     bool unknown;        /* … or that can't be told, for the sink has no such writer */
     bool diverted;       /* what the sink has beyond is of another log: this one must be renewed */
+    bool others_lack;    /* the sink went back, and another writer may not know it yet: it must compare notes again */
     int sink_writers;    /* so many the sink knows of this journal; 0: it doesn't count */
     int own_writers;     /* so many there were in the run before, as its file says; 0: not known */
     int shared;          /* the order to share: 1 done, 0 under way, or a negative result */

@@ -172,11 +172,29 @@ static void note_other_number(struct writer_core *core, struct writer_notes *not
     hold(core, notes);
 }
 
+/* A database that went back has done so for all writers, but it may show in the watermarks of some only, and those may be idle: who opens it looks at
+ * all of them. held: what the others had stored, as they knew before. Returns the lowest LSN that any of them needs. */
+static uint64_t look_at_others(const struct writer_core *core, const struct sink_claim *claim, const uint64_t *held,
+                               uint64_t watermark, bool *ret_lack)
+{
+    uint64_t lowest = watermark;
+
+    for (unsigned i = 0; i < core->order.writers; i++) {
+        if (i == core->order.writer || held[i] == UINT64_MAX || claim->lsns[i] >= held[i])
+            continue;
+        *ret_lack = true;
+        if (claim->lsns[i] < lowest)
+            lowest = claim->lsns[i];
+    }
+    return lowest;
+}
+
 /* Opens the sink for the journal as it is now. 0: it is open; 1: holding, for something must be done first; or trouble noted. */
 static int open_sink(struct writer_core *core, uint64_t *ret_watermark, struct writer_notes *notes)
 {
     const struct sink_ops *ops = core->sink->ops;
-    uint64_t lsns[SHARE_WRITERS_MAX], unconfirmed = journal_unconfirmed_lsn(core->journal), watermark = 0;
+    uint64_t lsns[SHARE_WRITERS_MAX], held[SHARE_WRITERS_MAX], unconfirmed = journal_unconfirmed_lsn(core->journal),
+                                                               watermark = 0, needed;
     struct registration before, now = {.writers = core->order.writers};
     struct renewal renewal;
     struct sink_journal journal = {.writer = (int)core->order.writer,
@@ -207,6 +225,8 @@ static int open_sink(struct writer_core *core, uint64_t *ret_watermark, struct w
     memcpy(journal.uuid, journal_uuid(core->journal), sizeof(journal.uuid));
     if (journal.registered)
         memcpy(journal.last_run, before.run, sizeof(journal.last_run));
+    for (unsigned i = 0; i < core->order.writers; i++)
+        held[i] = journal_held(core->journal, i);
     r = ops->open(core->sink, &journal, &watermark);
     claim = r == 0 && ops->claim ? ops->claim(core->sink) : NULL;
     if (claim) {
@@ -224,8 +244,9 @@ static int open_sink(struct writer_core *core, uint64_t *ret_watermark, struct w
         return 1;
     }
     /* What the database lacks must not be deleted as committed while it is stored again, or an operator is thinking. */
+    needed = claim ? look_at_others(core, claim, held, watermark, &notes->others_lack) : watermark;
     if (r == 0 || r == -ENOENT)
-        journal_hold(core->journal, core->order.writer, r == 0 ? watermark : 0);
+        journal_hold(core->journal, core->order.writer, r == 0 ? needed : 0);
     if (r < 0) {
         trouble(core, state_after(r), ops->error(core->sink));
         return r;
@@ -295,7 +316,7 @@ static int open_and_compare(struct writer_core *core, int64_t realtime_us)
     core->open = true;
     core->watermark = watermark;
     /* A database that went back has done so for all: before anybody stores again, all must say what they lack. */
-    if (core->order.what == WRITER_GO && !notes.diverted && watermark >= apply_lsn(core->apply))
+    if (core->order.what == WRITER_GO && !notes.diverted && !notes.others_lack && watermark >= apply_lsn(core->apply))
         return start(core, realtime_us);
     hold(core, &notes);
     return 0;

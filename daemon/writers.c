@@ -175,6 +175,14 @@ static bool any_diverted(const struct writers *w)
     return false;
 }
 
+static bool any_others_lack(const struct writers *w)
+{
+    for (unsigned i = 0; i < w->count; i++)
+        if (notes_of(w, i)->others_lack)
+            return true;
+    return false;
+}
+
 /* How many writers there were in the last run, if that is another number. */
 static unsigned other_own_number(const struct writers *w)
 {
@@ -231,6 +239,8 @@ static void mustered(struct writers *w)
         w->phase = RENEWING;
     } else if (said) {
         muster(w, said, true);
+    } else if (any_others_lack(w)) {
+        muster(w, w->count, w->order.sink_said);
     } else if (w->count == w->options.count) {
         go(w, UINT64_MAX);
     } else if (lowest < highest) {
@@ -335,7 +345,7 @@ static void look_at_the_end(struct writers *w)
     if (w->phase != MUSTERING || !all_hold(w))
         return;
     find_range(w, &lowest, &highest);
-    if (any_diverted(w) || other_sink_number(w) || other_own_number(w))
+    if (any_diverted(w) || any_others_lack(w) || other_sink_number(w) || other_own_number(w))
         rest(w);
     else
         go(w, w->count == w->options.count ? UINT64_MAX : highest);

@@ -20,7 +20,7 @@ journal:
 ackpage:
 streams: ackpage proto
 session: proto
-sink: session proto
+sink: session share proto
 batch: sink session proto
 pg: batch sink session proto
 migrate:

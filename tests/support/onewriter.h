@@ -9,7 +9,8 @@ static inline void one_writer_muster(struct writer_wishes *wishes)
 {
     wishes->order.number++;
     wishes->order.what = WRITER_MUSTER;
-    wishes->order.writers = 1;
+    if (wishes->order.writers == 0)
+        wishes->order.writers = 1;
 }
 
 static inline void one_writer_renewed(struct writer_wishes *wishes, uint64_t from)

@@ -107,6 +107,8 @@ static inline int fake_open(struct sink *sink, const struct sink_journal *journa
     s->claim = (struct sink_claim){.writers = writers, .found = watermark != NULL};
     if (watermark)
         *ret_lsn = s->hidden ? s->hidden_lsn : watermark->lsn;
+    for (int i = 0; i < s->writers && writers == s->writers; i++)
+        s->claim.lsns[i] = fake_db_watermark(s->db, s->journal, i)->lsn;
     s->hidden = false;
     s->is_open = writers == s->writers;
     s->broken = false;

@@ -1,5 +1,5 @@
-/* Tests of daemon/writer_core that need no thread: opening the sink when the state directory can't be read. What it does with batches is tested
- * with apply, and by the fault tests. */
+/* Tests of daemon/writer_core that need no thread: opening the sink when the state directory can't be read, and when the database went back. What it does
+ * with batches is tested with apply, and by the fault tests. */
 #include "tests/support/journaltest.h"
 #include "tests/support/onewriter.h"
 #include "tests/unit/fake_sink.h"
@@ -104,6 +104,70 @@ START_TEST(registration_that_takes_memory_is_read_later)
 }
 END_TEST
 
+/* Turns it until it has done that. */
+static void core_do(enum writer_next expected)
+{
+    enum writer_next next;
+    int64_t until_us;
+
+    while ((next = writer_look(core, &wishes, now_us, &until_us)) == WRITER_WAIT || next == WRITER_CHORES) {
+        if (next == WRITER_CHORES) {
+            writer_do(core, next, (struct writer_time){now_us, now_us});
+            continue;
+        }
+        ck_assert_int_lt(until_us, INT64_MAX);
+        now_us = until_us;
+    }
+    ck_assert_int_eq(next, expected);
+    writer_do(core, next, (struct writer_time){now_us, now_us});
+}
+
+#define lsn_of(n) (fake_db_watermark(&db, journal_uuid(world.journal), n)->lsn)
+
+/* Ours is writer 1 of 2. The other has stored what an older copy of the database lacks, and is idle; of ours it lacks nothing. */
+START_TEST(database_that_went_back_for_another_writer_is_noticed)
+{
+    int64_t until_us;
+
+    fake_db_add_watermark(&db, journal_uuid(world.journal), 1, 0);
+    core_start();
+    wishes.order.writer = 1;
+    wishes.order.writers = 2;
+    wishes.order.sink_said = true;
+    core_do(WRITER_OPEN);
+    ck_assert_uint_eq(status.notes.order, wishes.order.number);
+    ck_assert(!one_writer_renews(&wishes, &status));
+    core_do(WRITER_START);
+    ck_assert_int_eq(status.state, WRITER_OK);
+
+    append_range(world.journal, 0, 50);
+    ck_assert_int_eq(flush(world.journal), 0);
+    lsn_of(0) = journal_durable_lsn(world.journal);
+    journal_hold(world.journal, 0, lsn_of(0)); /* as it does with a commit */
+    wishes.hurry_lsn = UINT64_MAX;
+    while (lsn_of(1) < lsn_of(0))
+        core_do(WRITER_APPLY);
+    ck_assert_uint_eq(journal_held(world.journal, 1), lsn_of(1));
+
+    lsn_of(0) -= 100;
+    sink.fail_at = 1;
+    sink.fail_op = FAKE_TEND;
+    now_us += 120 * INT64_C(1000000);
+    core_do(WRITER_OPEN);
+    ck_assert(status.notes.others_lack);
+    ck_assert_uint_eq(status.notes.order, wishes.order.number);
+    ck_assert_int_eq(writer_look(core, &wishes, now_us, &until_us),
+                     WRITER_WAIT);                                /* holds, till all have compared notes */
+    ck_assert_uint_eq(journal_held(world.journal, 1), lsn_of(0)); /* and what the other needs is kept */
+
+    journal_hold(world.journal, 0, lsn_of(0)); /* it has */
+    ck_assert(!one_writer_renews(&wishes, &status));
+    core_do(WRITER_OPEN);
+    ck_assert(!status.notes.others_lack);
+    ck_assert_uint_eq(journal_held(world.journal, 1), lsn_of(1));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("writer_core");
@@ -112,6 +176,7 @@ int main(void)
     tcase_add_checked_fixture(tests, setup, teardown);
     tcase_add_test(tests, unreadable_registration_is_not_taken_for_none);
     tcase_add_test(tests, registration_that_takes_memory_is_read_later);
+    tcase_add_test(tests, database_that_went_back_for_another_writer_is_noticed);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }
