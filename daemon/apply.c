@@ -24,7 +24,7 @@ struct apply *apply_new(const struct apply_options *options, struct sink *sink, 
     pthread_mutex_init(&apply->lock, NULL);
     apply->options = *options;
     apply->limit = UINT64_MAX;
-    apply_share(apply, options->writer, options->writers);
+    apply_share(apply, options->writer, options->writers, NULL);
     apply->sink = sink;
     apply->metrics = metrics;
     apply->arena_size = options->batch_bytes + APPLY_DATAGRAM_ROOM;
@@ -95,10 +95,15 @@ void apply_set_options(struct apply *apply, const struct apply_options *options)
     size_batch(apply, apply->small);
 }
 
-void apply_share(struct apply *apply, unsigned writer, unsigned writers)
+void apply_share(struct apply *apply, unsigned writer, unsigned writers, const struct apply_counted *counted)
 {
+    if (writers == 0)
+        writers = 1;
+    if (writer != apply->options.writer || writers != apply->options.writers)
+        apply->unsure_to = 0; /* another writer's watermark says nothing of it */
     apply->options.writer = writer;
-    apply->options.writers = writers ? writers : 1;
+    apply->options.writers = writers;
+    apply->counted = counted;
 }
 
 void apply_limit(struct apply *apply, uint64_t lsn)

@@ -8,6 +8,7 @@
 #include "daemon/journal.h"
 #include "daemon/metrics.h"
 #include "daemon/session.h"
+#include "daemon/share.h"
 #include "daemon/sink.h"
 
 #include <stdbool.h>
@@ -22,6 +23,13 @@ struct apply_options {
     uint64_t quarantine_rows;                       /* above that the quarantine counts as full */
 };
 
+/* What was counted in this run of the daemon when the writers were another number: of each one's share, frames of datagrams below its LSN. */
+struct apply_counted {
+    const struct apply_counted *next; /* NULL: no other numbers */
+    unsigned writers;
+    uint64_t lsns[SHARE_WRITERS_MAX];
+};
+
 struct apply; /* opaque; belongs to the writer's thread, but for apply_sessions() and apply_session() */
 
 /* Does not take ownership of the sink or the metrics. NULL: out of memory. */
@@ -30,13 +38,13 @@ void apply_free(struct apply *apply); /* takes NULL */
 void apply_set_options(struct apply *apply,
                        const struct apply_options *options); /* but for batch_bytes and who shares */
 
-/* Which writer this is from now on: apply_start() must come next. */
-void apply_share(struct apply *apply, unsigned writer, unsigned writers);
+/* Which writer this is from now on: apply_start() must come next. Borrows `counted`, which may be NULL; it must not change before the next call. */
+void apply_share(struct apply *apply, unsigned writer, unsigned writers, const struct apply_counted *counted);
 /* No batch goes beyond lsn. At first there is no such limit. */
 void apply_limit(struct apply *apply, uint64_t lsn);
 
-/* Forgets everything and goes on at lsn of the reader's journal. Frames of datagrams below counted_lsn were not counted as received by
- * anybody in this run: they are when they are applied. 0 or the reader's -errno. */
+/* Forgets everything and goes on at lsn of the reader's journal. Frames of datagrams below counted_lsn are counted as received when they are applied: nobody
+ * has done so in this run, or they have been applied and counted before. 0 or the reader's -errno. */
 int apply_start(struct apply *apply, struct journal_reader *reader, uint64_t lsn, uint64_t counted_lsn, int64_t now_us)
     __attribute__((warn_unused_result));
 

@@ -73,6 +73,7 @@ struct apply {
     struct known_stream *streams;
 
     uint64_t lsn, passed, counted_lsn;
+    const struct apply_counted *counted;
     unsigned small; /* the next batch has a 2^small-th part of the most: 0 after some that were committed */
     size_t most_rows, most_bytes; /* … which is this */
     int64_t idle_since_us;        /* nobody was idle before: memory knows nothing of it */

@@ -149,6 +149,21 @@ static int pass_piece(struct apply *apply, struct known_stream *stream, const st
     return 0;
 }
 
+/* Whether the frame is to be counted as received when it is stored: it never was, or has been stored before. */
+static bool is_replayed(const struct apply *apply, const struct journal_record *record,
+                        const struct datagram_piece *piece)
+{
+    if (record->lsn < apply->counted_lsn)
+        return true;
+    for (const struct apply_counted *counted = apply->counted; counted; counted = counted->next) {
+        unsigned owner = piece->broken ? 0 : share_of_frame(piece->data, piece->size, counted->writers);
+
+        if (record->lsn < counted->lsns[owner])
+            return true;
+    }
+    return false;
+}
+
 /* data: where the piece's bytes will stay; session: apply_session_key() or 0. */
 static int add_piece(struct apply *apply, const struct journal_record *record, struct known_stream *stream,
                      const struct datagram_piece *from, const void *data, uint32_t index, uint64_t session)
@@ -185,7 +200,7 @@ static int add_piece(struct apply *apply, const struct journal_record *record, s
     }
     apply->piece_count++;
     apply->own_count++;
-    apply->tally.replayed += record->lsn < apply->counted_lsn; /* nobody counted it as received yet */
+    apply->tally.replayed += is_replayed(apply, record, from);
     return 0;
 }
 
@@ -245,7 +260,7 @@ static void count_copies(struct apply *apply, const struct journal_record *recor
             continue;
         apply->own_count++;
         apply->tally.counts.duplicates++;
-        apply->tally.replayed += record->lsn < apply->counted_lsn;
+        apply->tally.replayed += is_replayed(apply, record, &piece);
     }
     note_received(&apply->tally.counts, record->received_us);
 }

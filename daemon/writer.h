@@ -52,6 +52,7 @@ struct writer_status {
     uint64_t applied_lsn;   /* the same, counting what needs no storing after it */
     uint64_t failures;      /* since start: how often storing failed and was put off */
     char error[768];        /* why it is not WRITER_OK, and what to do */
+    uint64_t counted_lsn;   /* its own frames below were counted in this run, or are when they are stored */
     struct writer_notes notes;
 };
 
@@ -68,8 +69,11 @@ struct writer_order {
     bool sink_said;           /* muster: that there are so many */
     uint64_t limit;           /* go: not beyond this LSN */
     unsigned count;           /* share */
-    unsigned renewals;        /* of the journal, so far, … */
-    uint64_t renewed_from;    /* … the last from here */
+    /* What was counted as received in this run by nobody, and what when they were another number. Changes only with the number, when all hold. */
+    uint64_t counted_lsn;
+    const struct apply_counted *counted;
+    unsigned renewals;     /* of the journal, so far, … */
+    uint64_t renewed_from; /* … the last from here */
 };
 
 struct writer; /* opaque */

@@ -61,6 +61,7 @@ static void publish(struct writer_core *core, enum writer_state state, const cha
     core->status.state = state;
     core->status.committed_lsn = apply_lsn(core->apply);
     core->status.applied_lsn = apply_passed(core->apply);
+    core->status.counted_lsn = core->counted_lsn;
     if (error != core->status.error)
         snprintf(core->status.error, sizeof(core->status.error), "%s", error);
     core->report(core->context, &core->status);
@@ -280,7 +281,7 @@ static int start(struct writer_core *core, int64_t realtime_us)
                     core->watermark, apply_lsn(core->apply));
     if (core->watermark > core->counted_lsn) /* a commit that seemed to fail */
         core->counted_lsn = core->watermark;
-    apply_share(core->apply, core->order.writer, core->order.writers);
+    apply_share(core->apply, core->order.writer, core->order.writers, core->order.counted);
     apply_limit(core->apply, core->limit);
     r = apply_start(core->apply, core->reader, core->watermark, core->counted_lsn, realtime_us);
     if (r < 0) {
@@ -524,6 +525,9 @@ static void obey(struct writer_core *core, const struct writer_order *order)
         core->counted_lsn = core->counted_lsn > order->renewed_from ? core->counted_lsn - order->renewed_from : 0;
         core->attempted_lsn = core->hurry_lsn = 0;
     }
+    if (core->order.writers &&
+        order->writers != core->order.writers) /* what it counted as one of so many is kept elsewhere */
+        core->counted_lsn = order->counted_lsn;
     core->order = *order;
     core->holding = order->what == WRITER_REST;
     if (order->what == WRITER_MUSTER || order->what == WRITER_REST) {

@@ -42,6 +42,7 @@ struct writers {
     bool own_known;            /* how many there were in the run before has been looked at */
     bool stopping;
     uint64_t hurry_lsn;
+    struct apply_counted counted[SHARE_WRITERS_MAX]; /* by their number, from 1 */
     struct writer_status worst;
 };
 
@@ -102,6 +103,27 @@ static void order_all(struct writers *w)
         order_one(w, i);
 }
 
+/* They all hold, and their number is to change: how far each has counted its share's frames is kept, for should the database go back, others store these
+ * frames once more. */
+static void keep_counted(struct writers *w)
+{
+    struct apply_counted *counted = &w->counted[w->count - 1];
+
+    if (counted->writers == 0) {
+        counted->writers = w->count;
+        counted->next = w->order.counted;
+        w->order.counted = counted;
+    }
+    for (unsigned i = 0; i < w->count; i++)
+        if (w->members[i].status.counted_lsn > counted->lsns[i])
+            counted->lsns[i] = w->members[i].status.counted_lsn;
+}
+
+static uint64_t renewed_lsn(uint64_t lsn, uint64_t from)
+{
+    return lsn > from ? lsn - from : 0; /* records keep their distances */
+}
+
 /* All compare notes, as so many. */
 static void muster(struct writers *w, unsigned count, bool sink_said)
 {
@@ -115,9 +137,12 @@ static void muster(struct writers *w, unsigned count, bool sink_said)
         log_limited(&limit, LOG_LEVEL_ERROR, "a writer can't be started writers=%u error=%s", count, strerror(-r));
         count = w->made;
     }
+    if (w->count && w->count != count)
+        keep_counted(w);
     w->count = count;
     w->phase = MUSTERING;
     w->order.what = WRITER_MUSTER;
+    w->order.counted_lsn = w->options.writer.counted_lsn;
     w->order.sink_said = sink_said;
     order_all(w);
 }
@@ -402,7 +427,7 @@ int writers_renew(struct writers *w)
     if (w->phase != RENEWING)
         return -EAGAIN;
     find_range(w, &from, &highest);
-    for (unsigned i = 0; i < w->count; i++) /* records keep their distances */
+    for (unsigned i = 0; i < w->count; i++)
         renewal.lsns[i] = notes_of(w, i)->unknown ? 0 : notes_of(w, i)->stored_lsn - from;
     r = journal_draw_uuid(w->journal, renewal.journal);
     if (r == 0)
@@ -413,7 +438,10 @@ int writers_renew(struct writers *w)
         return r;
     w->order.renewals++;
     w->order.renewed_from = from;
-    w->options.writer.counted_lsn = w->options.writer.counted_lsn > from ? w->options.writer.counted_lsn - from : 0;
+    w->options.writer.counted_lsn = renewed_lsn(w->options.writer.counted_lsn, from);
+    for (unsigned i = 0; i < SHARE_WRITERS_MAX; i++)
+        for (unsigned j = 0; j < w->counted[i].writers; j++)
+            w->counted[i].lsns[j] = renewed_lsn(w->counted[i].lsns[j], from);
     for (unsigned i = 0; i < JOURNAL_HOLDERS; i++)
         journal_hold(w->journal, i, UINT64_MAX);
     muster(w, w->count, false);

@@ -13,6 +13,8 @@ static struct group {
     struct fake_sink sinks[MOST];
     struct journal_reader *readers[MOST];
     struct apply *applies[MOST];
+    uint64_t counted_lsn;
+    const struct apply_counted *counted;
 } group;
 
 static void group_close(void)
@@ -36,7 +38,8 @@ static void open_one(unsigned writer)
     memcpy(identity.uuid, journal_uuid(journal), 16);
     ck_assert_int_eq(s->ops->open(s, &identity, &lsn), 0);
     ck_assert_int_eq(s->ops->claim(s)->writers, (int)group.count);
-    ck_assert_int_eq(apply_start(group.applies[writer], group.readers[writer], lsn, UINT64_MAX, NOW), 0);
+    apply_share(group.applies[writer], writer, group.count, group.counted);
+    ck_assert_int_eq(apply_start(group.applies[writer], group.readers[writer], lsn, group.counted_lsn, NOW), 0);
 }
 
 static void group_open(unsigned count)
@@ -65,7 +68,7 @@ static void group_drive(bool advance)
 static void shared_setup(void)
 {
     setup();
-    group.count = 0;
+    group = (struct group){.counted_lsn = UINT64_MAX};
 }
 
 static void shared_teardown(void)
@@ -260,6 +263,35 @@ START_TEST(number_of_writers_changes)
 }
 END_TEST
 
+/* What one of two writers had stored is stored once more by the only one, for the database went back meanwhile: received counts it twice too. */
+START_TEST(what_is_stored_again_is_counted_again_though_the_number_changed)
+{
+    struct fake_state before;
+    struct apply_counted counted = {.writers = 2};
+    struct sink *first = &group.sinks[0].sink;
+
+    group.counted_lsn = 0;
+    group_open(2);
+    before = fake_state_copy(&db.now);
+    send_twelve(1, 1);
+    metrics_add(&metrics.frames_received, 12); /* intake's part */
+    while (apply_step(group.applies[0], NOW, true) != 0)
+        ;
+    ck_assert_uint_gt(db.now.row_count, 0);
+    ck_assert_uint_lt(db.now.row_count, 12);
+    counted.lsns[0] = lsn_of(0);
+    counted.lsns[1] = lsn_of(1);
+    fake_db_restore(&db, &before);
+    ck_assert_int_eq(first->ops->share(first, 0, 1), 0);
+    group.counted = &counted;
+    group_open(1);
+    group_drive(true);
+    ck_assert_uint_eq(db.now.row_count, 12);
+    ck_assert_uint_gt(metrics_get(&metrics.frames_stored), 12);
+    ck_assert_uint_eq(metrics_get(&metrics.frames_received), metrics_get(&metrics.frames_stored));
+}
+END_TEST
+
 START_TEST(no_batch_goes_beyond_the_limit)
 {
     uint64_t limit;
@@ -320,6 +352,7 @@ int main(void)
     tcase_add_test(tests, bytes_too_many_are_quarantined_once);
     tcase_add_test(tests, number_that_is_used_twice_is_the_firsts);
     tcase_add_test(tests, number_of_writers_changes);
+    tcase_add_test(tests, what_is_stored_again_is_counted_again_though_the_number_changed);
     tcase_add_test(tests, no_batch_goes_beyond_the_limit);
     tcase_add_test(tests, failing_sink_does_no_harm);
     suite_add_tcase(suite, tests);
