@@ -3,14 +3,14 @@
 
 /* Sessions before events, the order in which attaching a partition takes its locks. */
 static const char LOCK_TABLES[] =
-    "LOCK TABLE public.billing_sessions, public.billing_events, public.session_transcripts, toll.journals, toll.streams, toll.batches, "
-    "toll.quarantine, toll.gaps IN ROW EXCLUSIVE MODE";
+    "LOCK TABLE public.billing_sessions, public.billing_events, public.session_transcripts, toll.open_sessions, toll.journals, "
+    "toll.streams, toll.batches, toll.quarantine, toll.gaps IN ROW EXCLUSIVE MODE";
 
 #define COPIED_TO                                                                                                      \
     "relid IN (SELECT relid FROM pg_partition_tree('public.billing_events') UNION ALL "                                \
     "SELECT relid FROM pg_partition_tree('public.session_transcripts'))"
 #define WRITTEN                                                                                                        \
-    "'{public.billing_sessions,toll.journals,toll.streams,toll.batches,toll.quarantine,toll.gaps}'::regclass[]"
+    "'{public.billing_sessions,toll.open_sessions,toll.journals,toll.streams,toll.batches,toll.quarantine,toll.gaps}'::regclass[]"
 
 /* Triggers, rules, foreign keys and deferrable constraints that are not ours. The foreign keys that claiming sessions makes up for are those of session_id. (This
  * way round the partitions are listed only where there is something in question, in this database at all.) */

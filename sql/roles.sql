@@ -101,7 +101,7 @@ BEGIN
     GRANT USAGE ON SCHEMA toll TO toll_ingest, toll_reader;
 
     -- Both: what says where toll stands, and the proof.
-    GRANT SELECT ON toll.migrations, toll.meta, toll.journals, toll.journal_runs, toll.journal_shares, toll.streams, toll.batches, toll.gaps, toll.removed_rows,
+    GRANT SELECT ON toll.migrations, toll.meta, toll.open_sessions, toll.journals, toll.journal_runs, toll.journal_shares, toll.streams, toll.batches, toll.gaps, toll.removed_rows,
         toll.session_sums, toll.stream_holes, toll.journal_status, toll.quarantine_summary, toll.partitions
         TO toll_ingest, toll_reader;
     GRANT SELECT ON public.billing_sessions, public.billing_events TO toll_ingest, toll_reader;
@@ -119,6 +119,7 @@ BEGIN
     GRANT INSERT, UPDATE, DELETE ON toll.streams TO toll_ingest;
     GRANT INSERT ON toll.batches, toll.quarantine, toll.gaps TO toll_ingest;
     GRANT INSERT, UPDATE ON public.billing_sessions TO toll_ingest;
+    GRANT INSERT, DELETE ON toll.open_sessions TO toll_ingest;
     GRANT INSERT ON public.billing_events, public.session_transcripts TO toll_ingest;
     GRANT SELECT (bytes) ON toll.quarantine TO toll_ingest;
     GRANT USAGE ON SEQUENCE toll.batch_id_seq, toll.quarantine_id_seq, toll.gaps_id_seq, public.billing_events_id_seq,

@@ -95,7 +95,8 @@ BEGIN
     -- Somebody must look whether they are idle. Who stores their events from now on finds another's name there, and marks them as shared.
     UPDATE public.billing_sessions AS s
     SET owner_writer = 0
-    WHERE s.owner_journal = journal AND s.owner_writer >= new AND s.ended_at IS NULL;
+    FROM toll.open_sessions AS o
+    WHERE s.session_id = o.session_id AND s.owner_journal = journal AND s.owner_writer >= new AND s.ended_at IS NULL;
     RETURN true;
 END $$;
 REVOKE ALL ON FUNCTION toll.share_journal(uuid, uuid, bigint, integer, integer) FROM PUBLIC;

@@ -12,27 +12,35 @@ RETURNS SETOF uuid
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
 BEGIN
     RETURN QUERY
-    INSERT INTO public.billing_sessions AS s (
-        session_id, started_at, started_at_reported, start_missing, duplicate_starts, metadata, raw_json,
-        owner_journal, owner_writer, ended_at, ended_at_reported, finish_reason, duration_secs, duplicate_ends,
-        llm_input_tokens, llm_output_tokens, llm_calls, tts_chars, tts_calls, stt_audio_ms, stt_calls)
-    SELECT
-        u.session_id, u.started_at, u.started_at_reported, u.starts = 0, greatest(u.starts - 1, 0),
-        coalesce(u.metadata, '{}'), u.raw_json, insert_sessions.journal, insert_sessions.writer,
-        e.final_end,
-        CASE WHEN e.final_end > u.ended_at THEN coalesce(u.ended_at_reported, u.ended_at) ELSE u.ended_at_reported END,
-        u.finish_reason, extract(epoch FROM e.final_end - u.started_at), greatest(u.ends - 1, 0),
-        -- Totals are written when a session ends; a call within one batch begins and ends here.
-        u.llm_input_tokens * e.ended, u.llm_output_tokens * e.ended, u.llm_calls * e.ended, u.tts_chars * e.ended,
-        u.tts_calls * e.ended, u.stt_audio_ms * e.ended, u.stt_calls * e.ended
-    FROM unnest(insert_sessions.changes) AS u,
-         LATERAL (SELECT CASE WHEN u.ends > 0 THEN greatest(u.ended_at, u.started_at) END AS final_end,
-                         (u.ends > 0)::integer AS ended) AS e
-    ORDER BY u.session_id
-    ON CONFLICT (session_id) DO NOTHING
-    RETURNING s.session_id;
+    WITH added AS (
+        INSERT INTO public.billing_sessions AS s (
+            session_id, started_at, started_at_reported, start_missing, duplicate_starts, metadata, raw_json,
+            owner_journal, owner_writer, ended_at, ended_at_reported, finish_reason, duration_secs, duplicate_ends,
+            llm_input_tokens, llm_output_tokens, llm_calls, tts_chars, tts_calls, stt_audio_ms, stt_calls)
+        SELECT
+            u.session_id, u.started_at, u.started_at_reported, u.starts = 0, greatest(u.starts - 1, 0),
+            coalesce(u.metadata, '{}'), u.raw_json, insert_sessions.journal, insert_sessions.writer,
+            e.final_end,
+            CASE WHEN e.final_end > u.ended_at THEN coalesce(u.ended_at_reported, u.ended_at) ELSE u.ended_at_reported END,
+            u.finish_reason, extract(epoch FROM e.final_end - u.started_at), greatest(u.ends - 1, 0),
+            -- Totals are written when a session ends; a call within one batch begins and ends here.
+            u.llm_input_tokens * e.ended, u.llm_output_tokens * e.ended, u.llm_calls * e.ended, u.tts_chars * e.ended,
+            u.tts_calls * e.ended, u.stt_audio_ms * e.ended, u.stt_calls * e.ended
+        FROM unnest(insert_sessions.changes) AS u,
+             LATERAL (SELECT CASE WHEN u.ends > 0 THEN greatest(u.ended_at, u.started_at) END AS final_end,
+                             (u.ends > 0)::integer AS ended) AS e
+        ORDER BY u.session_id
+        ON CONFLICT (session_id) DO NOTHING
+        RETURNING s.session_id, s.ended_at
+    ), opened AS (
+        INSERT INTO toll.open_sessions (session_id)
+        SELECT a.session_id FROM added AS a WHERE a.ended_at IS NULL
+        ON CONFLICT DO NOTHING
+    )
+    SELECT a.session_id FROM added AS a;
 END $$;
 REVOKE ALL ON FUNCTION toll.insert_sessions(uuid, integer, toll.session_change[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.insert_sessions(uuid, integer, toll.session_change[]) IS
@@ -74,6 +82,7 @@ CREATE OR REPLACE FUNCTION toll.settle_sessions(journal uuid, writer integer, ch
 RETURNS TABLE (session_id uuid, ended boolean, to_sum boolean)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off -- what was planned for small tables stays in use while they grow
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -126,48 +135,55 @@ BEGIN
             -- Events of a sealed session are partly gone, so late ones are added to what is stored.
             t.sealed AND t.rows > 0 AS adds_up
         FROM timed AS t
+    ), written AS (
+        UPDATE public.billing_sessions AS s
+        SET started_at = n.begin_at,
+            started_at_reported = CASE WHEN n.begins_anew THEN n.started_at_reported ELSE n.old_started_reported END,
+            start_missing = n.start_missing AND n.starts = 0,
+            duplicate_starts = s.duplicate_starts + greatest(n.starts - n.start_missing::integer, 0),
+            -- What is there already wins: a duplicate start erases nothing. (Where nothing comes, it stays to the byte: else the update is not HOT.)
+            metadata = CASE WHEN n.metadata IS NULL THEN s.metadata ELSE n.metadata || s.metadata END,
+            raw_json = CASE WHEN n.raw_json IS NULL THEN s.raw_json ELSE n.raw_json || coalesce(s.raw_json, '{}') END,
+            shared = n.shared_now,
+            ended_at = n.final_end,
+            ended_at_reported = CASE
+                WHEN NOT n.ends_now THEN n.old_ended_reported
+                WHEN n.final_end > n.ended_at THEN coalesce(n.ended_at_reported, n.ended_at)
+                ELSE n.ended_at_reported END,
+            finish_reason = CASE
+                WHEN n.ends_now THEN n.finish_reason WHEN n.orphaned_now THEN 'orphaned' ELSE n.old_reason END,
+            duration_secs = extract(epoch FROM n.final_end - n.begin_at),
+            duplicate_ends = s.duplicate_ends + greatest(n.ends - n.ends_now::integer, 0),
+            revision = s.revision + (n.old_ended IS NOT NULL AND (n.rows > 0 OR n.starts > 0 OR n.ends_now))::integer,
+            llm_input_tokens  = CASE WHEN n.from_memory THEN n.llm_input_tokens
+                                     WHEN n.adds_up THEN s.llm_input_tokens + n.llm_input_tokens ELSE s.llm_input_tokens END,
+            llm_output_tokens = CASE WHEN n.from_memory THEN n.llm_output_tokens
+                                     WHEN n.adds_up THEN s.llm_output_tokens + n.llm_output_tokens ELSE s.llm_output_tokens END,
+            llm_calls         = CASE WHEN n.from_memory THEN n.llm_calls
+                                     WHEN n.adds_up THEN s.llm_calls + n.llm_calls ELSE s.llm_calls END,
+            tts_chars         = CASE WHEN n.from_memory THEN n.tts_chars
+                                     WHEN n.adds_up THEN s.tts_chars + n.tts_chars ELSE s.tts_chars END,
+            tts_calls         = CASE WHEN n.from_memory THEN n.tts_calls
+                                     WHEN n.adds_up THEN s.tts_calls + n.tts_calls ELSE s.tts_calls END,
+            stt_audio_ms      = CASE WHEN n.from_memory THEN n.stt_audio_ms
+                                     -- Whole microseconds, so that the sum of two is exact again.
+                                     WHEN n.adds_up THEN (round(s.stt_audio_ms * 1000) + round(n.stt_audio_ms * 1000)) / 1000
+                                     ELSE s.stt_audio_ms END,
+            stt_calls         = CASE WHEN n.from_memory THEN n.stt_calls
+                                     WHEN n.adds_up THEN s.stt_calls + n.stt_calls ELSE s.stt_calls END,
+            -- Looking whether it is idle is nothing that happens to it.
+            updated_at = CASE WHEN n.orphaned_now OR n.idle_before IS NULL THEN now() ELSE s.updated_at END
+        FROM settled AS n
+        WHERE s.session_id = n.session_id
+        RETURNING s.session_id, s.ended_at IS NOT NULL AS ended,
+            s.ended_at IS NOT NULL AND NOT n.from_memory AND NOT n.sealed AND (n.rows > 0 OR n.ends_now OR n.orphaned_now) AS to_sum,
+            s.ended_at IS NOT NULL AND n.old_ended IS NULL AS closed
+    ), closed AS (
+        DELETE FROM toll.open_sessions AS o
+        USING written AS w
+        WHERE o.session_id = w.session_id AND w.closed
     )
-    UPDATE public.billing_sessions AS s
-    SET started_at = n.begin_at,
-        started_at_reported = CASE WHEN n.begins_anew THEN n.started_at_reported ELSE n.old_started_reported END,
-        start_missing = n.start_missing AND n.starts = 0,
-        duplicate_starts = s.duplicate_starts + greatest(n.starts - n.start_missing::integer, 0),
-        -- What is there already wins: a duplicate start erases nothing.
-        metadata = coalesce(n.metadata, '{}') || s.metadata,
-        raw_json = CASE WHEN n.raw_json IS NULL THEN s.raw_json ELSE n.raw_json || coalesce(s.raw_json, '{}') END,
-        shared = n.shared_now,
-        ended_at = n.final_end,
-        ended_at_reported = CASE
-            WHEN NOT n.ends_now THEN n.old_ended_reported
-            WHEN n.final_end > n.ended_at THEN coalesce(n.ended_at_reported, n.ended_at)
-            ELSE n.ended_at_reported END,
-        finish_reason = CASE
-            WHEN n.ends_now THEN n.finish_reason WHEN n.orphaned_now THEN 'orphaned' ELSE n.old_reason END,
-        duration_secs = extract(epoch FROM n.final_end - n.begin_at),
-        duplicate_ends = s.duplicate_ends + greatest(n.ends - n.ends_now::integer, 0),
-        revision = s.revision + (n.old_ended IS NOT NULL AND (n.rows > 0 OR n.starts > 0 OR n.ends_now))::integer,
-        llm_input_tokens  = CASE WHEN n.from_memory THEN n.llm_input_tokens
-                                 WHEN n.adds_up THEN s.llm_input_tokens + n.llm_input_tokens ELSE s.llm_input_tokens END,
-        llm_output_tokens = CASE WHEN n.from_memory THEN n.llm_output_tokens
-                                 WHEN n.adds_up THEN s.llm_output_tokens + n.llm_output_tokens ELSE s.llm_output_tokens END,
-        llm_calls         = CASE WHEN n.from_memory THEN n.llm_calls
-                                 WHEN n.adds_up THEN s.llm_calls + n.llm_calls ELSE s.llm_calls END,
-        tts_chars         = CASE WHEN n.from_memory THEN n.tts_chars
-                                 WHEN n.adds_up THEN s.tts_chars + n.tts_chars ELSE s.tts_chars END,
-        tts_calls         = CASE WHEN n.from_memory THEN n.tts_calls
-                                 WHEN n.adds_up THEN s.tts_calls + n.tts_calls ELSE s.tts_calls END,
-        stt_audio_ms      = CASE WHEN n.from_memory THEN n.stt_audio_ms
-                                 -- Whole microseconds, so that the sum of two is exact again.
-                                 WHEN n.adds_up THEN (round(s.stt_audio_ms * 1000) + round(n.stt_audio_ms * 1000)) / 1000
-                                 ELSE s.stt_audio_ms END,
-        stt_calls         = CASE WHEN n.from_memory THEN n.stt_calls
-                                 WHEN n.adds_up THEN s.stt_calls + n.stt_calls ELSE s.stt_calls END,
-        -- Looking whether it is idle is nothing that happens to it.
-        updated_at = CASE WHEN n.orphaned_now OR n.idle_before IS NULL THEN now() ELSE s.updated_at END
-    FROM settled AS n
-    WHERE s.session_id = n.session_id
-    RETURNING s.session_id, s.ended_at IS NOT NULL,
-        s.ended_at IS NOT NULL AND NOT n.from_memory AND NOT n.sealed AND (n.rows > 0 OR n.ends_now OR n.orphaned_now);
+    SELECT w.session_id, w.ended, w.to_sum FROM written AS w;
 END $$;
 REVOKE ALL ON FUNCTION toll.settle_sessions(uuid, integer, toll.session_change[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.settle_sessions(uuid, integer, toll.session_change[]) IS
@@ -187,7 +203,8 @@ DECLARE
 BEGIN
     RETURN QUERY
     SELECT s.session_id
-    FROM public.billing_sessions AS s
+    FROM toll.open_sessions AS o
+    JOIN public.billing_sessions AS s ON s.session_id = o.session_id
     LEFT JOIN toll.journals AS j ON j.journal_id = s.owner_journal AND j.writer = s.owner_writer
     WHERE s.ended_at IS NULL
       AND ((s.owner_journal = idle_sessions.journal AND s.owner_writer = idle_sessions.writer)

@@ -61,9 +61,15 @@ BEGIN
                     THEN format('session %s is live and has totals already', session_id)
                     WHEN duration_secs IS NOT NULL OR finish_reason IS NOT NULL
                     THEN format('session %s has a duration or a finish_reason, but no end', session_id)
+                    WHEN NOT EXISTS (SELECT FROM toll.open_sessions o WHERE o.session_id = s.session_id)
+                    THEN format('session %s is live, but not in toll.open_sessions', session_id)
                END
-        FROM public.billing_sessions
+        FROM public.billing_sessions s
         WHERE ended_at IS NULL AND NOT sealed
+        UNION ALL
+        SELECT format('session %s is in toll.open_sessions, but not live', session_id)
+        FROM toll.open_sessions o
+        WHERE NOT EXISTS (SELECT FROM public.billing_sessions s WHERE s.session_id = o.session_id AND s.ended_at IS NULL)
     $check$),
     ('batch_ranges', $check$
         SELECT CASE WHEN b.from_lsn <> b.previous_lsn

@@ -29,9 +29,14 @@ COMMENT ON COLUMN toll.stream_holes.last_seen_at IS 'When its latest frame was r
 CREATE OR REPLACE VIEW toll.journal_status AS
 SELECT j.journal_id, j.writer, j.host, j.version, j.lsn, j.created_at, j.seen_at, b.batch_id AS last_batch_id,
        b.committed_at AS last_committed_at, b.last_received_at, b.committed_at - b.last_received_at AS last_delay,
-       (SELECT count(*) FROM public.billing_sessions s
-        WHERE s.owner_journal = j.journal_id AND s.owner_writer = j.writer AND s.ended_at IS NULL) AS live_sessions
+       coalesce(l.sessions, 0) AS live_sessions
 FROM toll.journals j
+LEFT JOIN (
+    SELECT s.owner_journal, s.owner_writer, count(*) AS sessions
+    FROM toll.open_sessions o
+    JOIN public.billing_sessions s ON s.session_id = o.session_id
+    WHERE s.ended_at IS NULL
+    GROUP BY s.owner_journal, s.owner_writer) l ON l.owner_journal = j.journal_id AND l.owner_writer = j.writer
 LEFT JOIN LATERAL (
     SELECT * FROM toll.batches c
     WHERE c.journal_id = j.journal_id AND c.writer = j.writer

@@ -115,6 +115,7 @@ def test_live_sessions_of_a_writer_that_goes_get_another_owner(journals: Databas
     journals.query("SELECT * FROM toll.claim_journal(%s, 0, 2, NULL, %s)", journal, A)
     journals.execute("INSERT INTO billing_sessions (started_at, owner_journal, owner_writer) VALUES (now(), %s, 0), (now(), %s, 1)",
                      journal, journal)
+    journals.execute("INSERT INTO toll.open_sessions SELECT session_id FROM billing_sessions")
     assert share(journals, journal, A, 7, 2, 1)
     assert journals.query("SELECT owner_writer FROM billing_sessions") == [(0,), (0,)]
 

@@ -99,9 +99,11 @@ FAULTS = {
                               {"batch_frames": 1}),
     "quarantine missing": ("DELETE FROM toll.quarantine", {"batch_quarantine": 1}),
     "orphans": (f"SET session_replication_role = replica; DELETE FROM billing_sessions WHERE session_id = {LIVE};"
-                "RESET session_replication_role", {"event_sessions": 6, "transcript_sessions": 4}),
+                "RESET session_replication_role", {"event_sessions": 6, "live_sessions": 1, "transcript_sessions": 4}),
     "live with totals": (f"UPDATE billing_sessions SET llm_calls = 2 WHERE session_id = {LIVE}", {"live_sessions": 1}),
     "live with a reason": (f"UPDATE billing_sessions SET finish_reason = 'end' WHERE session_id = {LIVE}", {"live_sessions": 1}),
+    "live and not listed": ("DELETE FROM toll.open_sessions", {"live_sessions": 1}),
+    "listed and not live": (f"INSERT INTO toll.open_sessions VALUES ({ENDED})", {"live_sessions": 1}),
     "duration wrong": (f"UPDATE billing_sessions SET duration_secs = 2.000001 WHERE session_id = {ENDED}", {"session_durations": 1}),
     "duration missing": (f"UPDATE billing_sessions SET duration_secs = NULL WHERE session_id = {ENDED}", {"session_durations": 1}),
     "duration negative": (f"UPDATE billing_sessions SET ended_at = started_at - interval '2 s', duration_secs = -2"

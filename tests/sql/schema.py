@@ -89,6 +89,8 @@ def add_call(database: Database, started: datetime | None = None, *, live: bool 
     database.execute("INSERT INTO billing_sessions (session_id, started_at, metadata, owner_journal, owner_writer)"
                      " VALUES (%s, %s, jsonb_build_object('user_id', %s::text, 'phone_number', '+4930123'), %s, 0)",
                      session, started, user, str(JOURNAL))
+    if live:
+        database.execute("INSERT INTO toll.open_sessions VALUES (%s)", session)
     database.execute(
         "INSERT INTO billing_events (session_id, event_type, provider, model, input_tokens, output_tokens, char_count,"
         " audio_duration_ms, occurred_at, batch_id)"
@@ -115,6 +117,7 @@ def end_call(database: Database, session: str, at: datetime, reason: str = "end"
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT FROM billing_sessions WHERE session_id = %s FOR UPDATE", (session,))
         cursor.execute("UPDATE billing_sessions SET ended_at = %s, finish_reason = %s WHERE session_id = %s", (at, reason, session))
+        cursor.execute("DELETE FROM toll.open_sessions WHERE session_id = %s", (session,))
         cursor.execute("SELECT toll.recompute_totals(ARRAY[%s]::uuid[])", (session,))
     connection.close()
 
