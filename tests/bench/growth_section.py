@@ -19,7 +19,8 @@ ASKED = 300     # times each query is asked
 QUERY_LIMIT_MS = 5.0
 
 # History as toll would have stored it: whole calls of this month, begun one after the other, all of them over. Everything is in one
-# partition, which is the worst case: a database in use spreads 50 million events over its months.
+# partition, which is the worst case: a database in use spreads 50 million events over its months. Its users are none of load's, who are few
+# and make thousands of calls each.
 HISTORY = (
     """CREATE UNLOGGED TABLE public.bench_calls AS
        SELECT n, gen_random_uuid() AS session_id, date_trunc('month', now()) + (now() - date_trunc('month', now())) * (n / %(calls)s::float8) AS began
@@ -27,7 +28,7 @@ HISTORY = (
     """INSERT INTO public.billing_sessions (session_id, started_at, ended_at, duration_secs, finish_reason, llm_input_tokens, llm_output_tokens,
            llm_calls, tts_chars, tts_calls, stt_audio_ms, stt_calls, metadata)
        SELECT session_id, began, began + interval '3 min', 180, 'end', 20000, 800, 14, 1900, 13, 52000, 13,
-           jsonb_build_object('user_id', 'u_' || n / %(calls_a_user)s, 'tenant_id', 't_' || n %% 8, 'phone_number', '+1555' || lpad(n::text, 7, '0'),
+           jsonb_build_object('user_id', 'past_' || n / %(calls_a_user)s, 'tenant_id', 't_' || n %% 8, 'phone_number', '+1555' || lpad(n::text, 7, '0'),
                'region', 'eu-central', 'call_id', 'CA' || md5(n::text), 'direction', 'inbound')
        FROM public.bench_calls""",
     """INSERT INTO public.billing_events (session_id, event_type, provider, model, input_tokens, output_tokens, estimated, char_count, voice,
