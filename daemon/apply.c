@@ -147,6 +147,17 @@ int apply_start(struct apply *apply, struct journal_reader *reader, uint64_t lsn
     return 0;
 }
 
+void apply_renewed(struct apply *apply, uint64_t from)
+{
+    apply->unsure_to = apply->unsure_to > from ? apply->unsure_to - from : 0;
+}
+
+void apply_forget_lsn(struct apply *apply)
+{
+    apply->lsn = apply->passed = 0;
+    apply_clear_batch(apply);
+}
+
 /* --- a batch -------------------------------------------------------------------------------------------------------------- */
 
 static int finish(struct apply *apply)

@@ -48,6 +48,11 @@ void apply_limit(struct apply *apply, uint64_t lsn);
 int apply_start(struct apply *apply, struct journal_reader *reader, uint64_t lsn, uint64_t counted_lsn, int64_t now_us)
     __attribute__((warn_unused_result));
 
+/* The journal was renewed with all from `from` on. */
+void apply_renewed(struct apply *apply, uint64_t from);
+/* Where to go on is not known until apply_start(): apply_lsn() is 0. */
+void apply_forget_lsn(struct apply *apply);
+
 /* Applies the next batch. 1: done, there may be more. 0: nothing durable is left to apply, or only what other writers store: this is passed over, for a
  * transaction now and then is enough; `advance`: now. Negative: the sink's results (sink.h) or the
  * reader's (journal.h: -EBADMSG and others); the batch is undone, and but for -EINVAL apply_start() must come next. -EINVAL: every frame

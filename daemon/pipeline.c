@@ -67,7 +67,7 @@ static void on_progress(uv_async_t *handle)
 
     writers_look(p->writers);
     writers_get_status(p->writers, &status);
-    if (status.state == WRITER_OK)
+    if (status.state != WRITER_RENEW) /* also while one of them is in trouble: what all have committed may be deleted */
         intake_set_committed(p->intake, status.committed_lsn);
     if (status.state == WRITER_RENEW && !p->renewing && !p->stopping) {
         p->renewing = true;

@@ -48,11 +48,12 @@ struct writer_notes {
 
 struct writer_status {
     enum writer_state state;
-    uint64_t committed_lsn; /* the sink's watermark: what the journal may delete below */
-    uint64_t applied_lsn;   /* the same, counting what needs no storing after it */
-    uint64_t failures;      /* since start: how often storing failed and was put off */
-    char error[768];        /* why it is not WRITER_OK, and what to do */
-    uint64_t counted_lsn;   /* its own frames below were counted in this run, or are when they are stored */
+    uint64_t committed_lsn;     /* the sink's watermark: what the journal may delete below; 0: not known yet */
+    uint64_t applied_lsn;       /* the same, counting what needs no storing after it */
+    unsigned renewals, writers; /* its LSNs are of the journal after so many, and of the share of one of so many */
+    uint64_t failures;          /* since start: how often storing failed and was put off */
+    char error[768];            /* why it is not WRITER_OK, and what to do */
+    uint64_t counted_lsn;       /* its own frames below were counted in this run, or are when they are stored */
     struct writer_notes notes;
 };
 

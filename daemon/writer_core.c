@@ -62,6 +62,8 @@ static void publish(struct writer_core *core, enum writer_state state, const cha
     core->status.committed_lsn = apply_lsn(core->apply);
     core->status.applied_lsn = apply_passed(core->apply);
     core->status.counted_lsn = core->counted_lsn;
+    core->status.renewals = core->order.renewals;
+    core->status.writers = core->order.writers;
     if (error != core->status.error)
         snprintf(core->status.error, sizeof(core->status.error), "%s", error);
     core->report(core->context, &core->status);
@@ -518,16 +520,20 @@ static enum writer_next look_for_work(struct writer_core *core, struct writer_wi
 
 static void obey(struct writer_core *core, const struct writer_order *order)
 {
+    bool renewed = order->renewals != core->order.renewals, other_share = order->writers != core->order.writers;
+
     if (order->number == core->order.number)
         return;
-    if (order->renewals != core->order.renewals) {
+    if (renewed) {
         /* The records keep their distances, so those of earlier runs still come first. */
         core->counted_lsn = core->counted_lsn > order->renewed_from ? core->counted_lsn - order->renewed_from : 0;
         core->attempted_lsn = core->hurry_lsn = 0;
+        apply_renewed(core->apply, order->renewed_from);
     }
-    if (core->order.writers &&
-        order->writers != core->order.writers) /* what it counted as one of so many is kept elsewhere */
+    if (other_share && core->order.writers) /* what it counted as one of so many is kept elsewhere */
         core->counted_lsn = order->counted_lsn;
+    if (renewed || other_share)
+        apply_forget_lsn(core->apply);
     core->order = *order;
     core->holding = order->what == WRITER_REST;
     if (order->what == WRITER_MUSTER || order->what == WRITER_REST) {

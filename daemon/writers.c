@@ -339,6 +339,8 @@ static void look_at_members(struct writers *w)
             sum->state = status->state;
             worst = i;
         }
+        if (status->renewals != w->order.renewals || status->writers != w->count)
+            sum->committed_lsn = sum->applied_lsn = 0; /* it has not heard yet that it is another journal, or share */
         if (status->committed_lsn < sum->committed_lsn)
             sum->committed_lsn = status->committed_lsn;
         if (status->applied_lsn < sum->applied_lsn)
