@@ -476,7 +476,8 @@ static int op_tend(struct sink *sink)
         log_info("a partition could not be made ahead of time, its table was busy: trying again partition=%s",
                  PQgetvalue(result, i, 0));
     PQclear(result);
-    return 0;
+    return failed(s, "rolling up old batches",
+                  pg_run(&s->pg, NULL, "SELECT toll.prune_batches(interval '1 day')", 0, NULL));
 }
 
 /* Ids come from a sequence, so their range is quick to ask for and no less than the rows. Only where that reaches the limit are rows counted. */

@@ -101,7 +101,7 @@ BEGIN
     GRANT USAGE ON SCHEMA toll TO toll_ingest, toll_reader;
 
     -- Both: what says where toll stands, and the proof.
-    GRANT SELECT ON toll.migrations, toll.meta, toll.open_sessions, toll.journals, toll.journal_runs, toll.journal_shares, toll.streams, toll.batches, toll.gaps, toll.removed_rows,
+    GRANT SELECT ON toll.migrations, toll.meta, toll.open_sessions, toll.journals, toll.journal_runs, toll.journal_shares, toll.streams, toll.batches, toll.batch_rollups, toll.gaps, toll.removed_rows,
         toll.session_sums, toll.stream_holes, toll.journal_status, toll.quarantine_summary, toll.partitions
         TO toll_ingest, toll_reader;
     GRANT SELECT ON public.billing_sessions, public.billing_events TO toll_ingest, toll_reader;
@@ -111,7 +111,7 @@ BEGIN
         ON public.session_transcripts TO toll_ingest, toll_reader;
     GRANT SELECT (id, batch_id, journal_id, lsn, frame_index, stream_id, seq, uid, pid, received_at, reason)
         ON toll.quarantine TO toll_ingest, toll_reader;
-    GRANT EXECUTE ON FUNCTION toll.verify(timestamptz), toll.verify_rows_query(name, regclass)
+    GRANT EXECUTE ON FUNCTION toll.verify(timestamptz), toll.verify_rows_query(name, regclass), toll.batch_key(bigint)
         TO toll_ingest, toll_reader;
 
     GRANT INSERT, UPDATE ON toll.journals TO toll_ingest;
@@ -128,7 +128,7 @@ BEGIN
         toll.settle_sessions(uuid, integer, toll.session_change[]), toll.heard_since(uuid, timestamptz), toll.last_row_at(uuid),
         toll.idle_sessions(uuid, integer, integer, bigint, bigint), toll.claim_journal(uuid, integer, integer, uuid, uuid),
         toll.register_journal(uuid, bigint[], text, text), toll.share_journal(uuid, uuid, bigint, integer, integer),
-        toll.recompute_totals(uuid[]), toll.make_partition(date), toll.make_partitions(integer)
+        toll.recompute_totals(uuid[]), toll.make_partition(date), toll.make_partitions(integer), toll.prune_batches(interval)
         TO toll_ingest;
 
     GRANT SELECT ON public.session_transcripts TO toll_transcripts;

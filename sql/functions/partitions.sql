@@ -144,8 +144,8 @@ BEGIN
             result := CASE WHEN partition = target || '_default' THEN 'would delete rows' ELSE 'would drop' END;
         ELSE
             EXECUTE format('INSERT INTO toll.removed_rows AS r (batch_id, %1$I)'
-                           ' SELECT batch_id, count(*) FROM toll.%2$I WHERE occurred_at < $1 AND batch_id IS NOT NULL'
-                           ' GROUP BY batch_id'
+                           ' SELECT toll.batch_key(batch_id), sum(rows) FROM (SELECT batch_id, count(*) AS rows FROM toll.%2$I'
+                           ' WHERE occurred_at < $1 AND batch_id IS NOT NULL GROUP BY batch_id) AS counted GROUP BY 1'
                            ' ON CONFLICT (batch_id) DO UPDATE SET %1$I = r.%1$I + excluded.%1$I',
                            CASE target WHEN 'billing_events' THEN 'events' ELSE 'transcripts' END, partition) USING cut;
             IF partition = target || '_default' THEN
@@ -175,7 +175,9 @@ AS $$
         DELETE FROM toll.quarantine WHERE received_at < before RETURNING batch_id
     ), noted AS (
         INSERT INTO toll.removed_rows AS r (batch_id, quarantined)
-        SELECT batch_id, count(*) FROM gone WHERE batch_id IS NOT NULL GROUP BY batch_id
+        SELECT toll.batch_key(batch_id), sum(rows)
+        FROM (SELECT batch_id, count(*) AS rows FROM gone WHERE batch_id IS NOT NULL GROUP BY batch_id) AS counted
+        GROUP BY 1
         ON CONFLICT (batch_id) DO UPDATE SET quarantined = r.quarantined + excluded.quarantined
     )
     SELECT count(*) FROM gone

@@ -58,8 +58,11 @@ BEGIN
         SELECT FROM (SELECT e.batch_id FROM public.billing_events AS e WHERE e.session_id = heard_since.session
                      UNION ALL
                      SELECT t.batch_id FROM public.session_transcripts AS t WHERE t.session_id = heard_since.session) AS r
-        JOIN toll.batches AS b ON b.batch_id = r.batch_id
-        WHERE b.last_received_at >= heard_since.since);
+        LEFT JOIN toll.batches AS b ON b.batch_id = r.batch_id
+        WHERE CASE WHEN b.batch_id IS NOT NULL THEN b.last_received_at
+                   -- Rolled up: it came then, or earlier.
+                   ELSE (SELECT u.last_received_at FROM toll.batch_rollups AS u WHERE u.last_batch_id >= r.batch_id ORDER BY u.last_batch_id LIMIT 1)
+              END >= heard_since.since);
 END $$;
 REVOKE ALL ON FUNCTION toll.heard_since(uuid, timestamptz) FROM PUBLIC;
 COMMENT ON FUNCTION toll.heard_since(uuid, timestamptz) IS
@@ -210,10 +213,7 @@ BEGIN
       AND ((s.owner_journal = idle_sessions.journal AND s.owner_writer = idle_sessions.writer)
            OR j.seen_at IS NULL OR j.seen_at < now() - make_interval(secs => silent_secs))
       AND s.updated_at < idle_before
-      AND NOT EXISTS (SELECT FROM public.billing_events AS e JOIN toll.batches AS b ON b.batch_id = e.batch_id
-                      WHERE e.session_id = s.session_id AND b.last_received_at >= idle_before)
-      AND NOT EXISTS (SELECT FROM public.session_transcripts AS t JOIN toll.batches AS b ON b.batch_id = t.batch_id
-                      WHERE t.session_id = s.session_id AND b.last_received_at >= idle_before)
+      AND NOT toll.heard_since(s.session_id, idle_before)
     LIMIT most;
 END $$;
 REVOKE ALL ON FUNCTION toll.idle_sessions(uuid, integer, integer, bigint, bigint) FROM PUBLIC;

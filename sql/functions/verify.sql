@@ -22,7 +22,8 @@ BEGIN
     IF since IS NULL THEN
         first_batch := -9223372036854775808;
     ELSE
-        SELECT min(b.batch_id) INTO first_batch FROM toll.batches b WHERE b.committed_at >= since;
+        first_batch := least((SELECT min(b.batch_id) FROM toll.batches b WHERE b.committed_at >= since),
+                             (SELECT min(u.first_batch_id) FROM toll.batch_rollups u WHERE u.committed_at >= since));
         session_ids := ARRAY(SELECT s.session_id FROM public.billing_sessions s
                              WHERE s.ended_at >= since OR s.updated_at >= since);
     END IF;
@@ -88,7 +89,10 @@ BEGIN
                                 b.to_lsn, b.journal_id, b.writer, coalesce(j.lsn::text, 'gone'))
                END
         FROM (SELECT *, lag(to_lsn) OVER w AS previous_lsn, lead(from_lsn) OVER w IS NULL AS is_last
-              FROM toll.batches WHERE batch_id >= $2
+              FROM (SELECT batch_id, journal_id, writer, from_lsn, to_lsn FROM toll.batches
+                    UNION ALL
+                    SELECT last_batch_id, journal_id, writer, from_lsn, to_lsn FROM toll.batch_rollups) AS all_batches
+              WHERE batch_id >= $2
               WINDOW w AS (PARTITION BY journal_id, writer ORDER BY from_lsn)) b
         LEFT JOIN toll.journals j ON j.journal_id = b.journal_id AND j.writer = b.writer
     $check$),
@@ -100,7 +104,10 @@ BEGIN
                     THEN format('batch %s: %s events and %s transcripts of %s stored frames', batch_id, events,
                                 transcripts, stored)
                END
-        FROM toll.batches WHERE batch_id >= $2
+        FROM (SELECT batch_id, received, stored, quarantined, duplicates, events, transcripts FROM toll.batches
+              UNION ALL
+              SELECT last_batch_id, received, stored, quarantined, duplicates, events, transcripts FROM toll.batch_rollups) AS all_batches
+        WHERE batch_id >= $2
     $check$),
     ('batch_events',      toll.verify_rows_query('events', 'public.billing_events')),
     ('batch_transcripts', toll.verify_rows_query('transcripts', 'public.session_transcripts')),
@@ -163,8 +170,13 @@ AS $$
                     THEN format('%1$s: batch %%s stored %%s rows, %%s are there and %%s were removed by retention',
                                 b.batch_id, b.expected, coalesce(r.found, 0), coalesce(x.%1$I, 0))
                END
-        FROM (SELECT batch_id, %1$I AS expected FROM toll.batches WHERE batch_id >= $2) b
-        FULL JOIN (SELECT batch_id, count(*) AS found FROM %2$s WHERE batch_id >= $2 GROUP BY batch_id) r
+        FROM (SELECT batch_id, %1$I AS expected FROM toll.batches WHERE batch_id >= $2
+              UNION ALL
+              SELECT last_batch_id, sum(%1$I) FROM toll.batch_rollups WHERE last_batch_id >= $2 GROUP BY last_batch_id) b
+        FULL JOIN (SELECT CASE WHEN k.batch_id IS NULL THEN toll.batch_key(c.batch_id) ELSE c.batch_id END AS batch_id, sum(c.found) AS found
+                   FROM (SELECT batch_id, count(*) AS found FROM %2$s WHERE batch_id >= $2 GROUP BY batch_id) c
+                   LEFT JOIN toll.batches k ON k.batch_id = c.batch_id
+                   GROUP BY 1) r
             ON r.batch_id = b.batch_id
         LEFT JOIN toll.removed_rows x ON x.batch_id = b.batch_id
     $query$, counter, rows_of)
