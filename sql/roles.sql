@@ -7,13 +7,17 @@
 --   toll_ingest       what tolld needs, and no more: it can't read what was said, nor change or delete stored events.
 --   toll_reader       reads sessions, events, views and bookkeeping; not what was said, nor the bytes in quarantine.
 --   toll_transcripts  toll_reader, and what was said.
+--   toll_wallet       owns balances and ledgers, and the functions that write them. Nobody is to be granted it but toll_owner, so that
+--                     whoever migrates can replace these.
+--   toll_billing      tops up, refunds, adjusts and reserves, by the functions for it.
 
 DO $$
 DECLARE
     wanted text;
     may    boolean := (SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user);
 BEGIN
-    FOREACH wanted IN ARRAY ARRAY['toll_owner', 'toll_ingest', 'toll_reader', 'toll_transcripts'] LOOP
+    FOREACH wanted IN ARRAY ARRAY['toll_owner', 'toll_ingest', 'toll_reader', 'toll_transcripts',
+                                  'toll_wallet', 'toll_billing'] LOOP
         CONTINUE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = wanted);
         IF NOT may THEN
             RAISE NOTICE 'toll: % may not create role %: let a superuser run roles.sql in this database',
@@ -28,6 +32,9 @@ BEGIN
     END LOOP;
     IF may AND NOT pg_has_role('toll_transcripts', 'toll_reader', 'MEMBER') THEN
         GRANT toll_reader TO toll_transcripts;
+    END IF;
+    IF may AND NOT pg_has_role('toll_owner', 'toll_wallet', 'MEMBER') THEN
+        GRANT toll_wallet TO toll_owner;
     END IF;
     -- Lets tolld check a foreign key once per session instead of once per row.
     IF NOT has_parameter_privilege('toll_ingest', 'session_replication_role', 'SET') THEN
@@ -62,13 +69,16 @@ BEGIN
         SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END,
                c.oid::regclass::text
         FROM pg_class c
-        WHERE pg_get_userbyid(c.relowner) <> 'toll_owner'
+        WHERE pg_get_userbyid(c.relowner) NOT IN ('toll_owner', 'toll_wallet')
           AND c.relkind IN ('r', 'p', 'v', 'S', 'c')
           AND (c.relnamespace = 'toll'::regnamespace
                OR c.oid IN (to_regclass('public.billing_sessions'), to_regclass('public.billing_events'),
                             to_regclass('public.session_transcripts'), to_regclass('public.session_totals'),
                             to_regclass('public.live_sessions'), to_regclass('public.model_usage'),
-                            to_regclass('public.model_usage_daily')))
+                            to_regclass('public.model_usage_daily'),
+                            to_regclass('public.accounts'), to_regclass('public.plans'), to_regclass('public.usage_quotas'),
+                            to_regclass('public.pricing_config'), to_regclass('public.fx_rates'),
+                            to_regclass('public.billing_charges')))
           -- A serial column's sequence follows its table.
           AND NOT EXISTS (SELECT FROM pg_depend d
                           WHERE c.relkind = 'S' AND d.classid = 'pg_class'::regclass AND d.objid = c.oid
@@ -76,7 +86,7 @@ BEGIN
         UNION ALL
         SELECT 'FUNCTION', p.oid::regprocedure::text
         FROM pg_proc p
-        WHERE p.pronamespace = 'toll'::regnamespace AND pg_get_userbyid(p.proowner) <> 'toll_owner'
+        WHERE p.pronamespace = 'toll'::regnamespace AND pg_get_userbyid(p.proowner) NOT IN ('toll_owner', 'toll_wallet')
     LOOP
         EXECUTE format('ALTER %s %s OWNER TO toll_owner', object.kind, object.name);
     END LOOP;
@@ -142,4 +152,62 @@ BEGIN
     END IF;
 EXCEPTION WHEN insufficient_privilege OR undefined_object THEN
     NULL; -- PUBLIC has it, unless somebody took it away
+END $$;
+
+-- Wallets: their tables and functions belong to toll_wallet, which may otherwise read what it needs and no more. Others call the functions.
+DO $$
+DECLARE
+    ours    text[] := ARRAY['lock_wallets', 'available_credit', 'tariff_price', 'tell_crossings', 'refresh_credit', 'check_credit', 'debit',
+                            'link_holds', 'release_holds', 'book_credit', 'create_wallet', 'set_low_balance', 'add_credits',
+                            'refund_credits', 'adjust_credits', 'add_minutes', 'adjust_minutes', 'reserve', 'release', 'get_balance',
+                            'has_sufficient_balance', 'credit_history'];
+    super   boolean := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);
+    rating  regrole := coalesce(to_regrole('toll_rating'), to_regrole('toll_ingest'));
+    object  record;
+BEGIN
+    IF to_regclass('toll.wallet_credit') IS NULL OR to_regrole('toll_wallet') IS NULL OR to_regrole('toll_billing') IS NULL
+        OR rating IS NULL OR to_regrole('toll_reader') IS NULL
+        OR NOT pg_has_role(current_user, (SELECT nspowner FROM pg_namespace WHERE nspname = 'toll'), 'USAGE') THEN
+        RETURN; -- said above
+    END IF;
+    FOR object IN
+        SELECT 'TABLE' AS kind, c.oid::regclass::text AS name
+        FROM unnest('{public.customer_balance,public.credit_transactions,public.wallet_transactions,public.credit_holds,'
+                    'public.low_balance_alerts,toll.wallet_credit,toll.session_credit}'::regclass[]) AS t (oid)
+        JOIN pg_class AS c ON c.oid = t.oid
+        WHERE c.relowner <> to_regrole('toll_wallet')
+        UNION ALL
+        SELECT 'FUNCTION', p.oid::regprocedure::text
+        FROM pg_proc AS p
+        WHERE p.pronamespace IN ('toll'::regnamespace, 'public'::regnamespace) AND p.proname = ANY (ours)
+          AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig) AND p.proowner <> to_regrole('toll_wallet')
+    LOOP
+        IF NOT super THEN
+            RAISE NOTICE 'toll: only a superuser gives % to toll_wallet: let one run roles.sql in this database', object.name;
+            RETURN;
+        END IF;
+        EXECUTE format('ALTER %s %s OWNER TO toll_wallet', object.kind, object.name);
+    END LOOP;
+
+    GRANT USAGE ON SCHEMA toll TO toll_wallet, toll_billing;
+    REVOKE ALL ON public.accounts, public.pricing_config, public.fx_rates, toll.rated_sessions FROM toll_wallet;
+    GRANT SELECT ON public.accounts, public.pricing_config, public.fx_rates, toll.rated_sessions TO toll_wallet;
+    GRANT UPDATE (debited) ON toll.rated_sessions TO toll_wallet;
+
+    GRANT SELECT ON public.customer_balance, public.credit_transactions, public.wallet_transactions, public.credit_holds,
+        public.low_balance_alerts, toll.wallet_credit, toll.session_credit TO toll_reader, toll_billing;
+    EXECUTE format('GRANT SELECT ON toll.session_credit TO %s', rating);
+    FOR object IN
+        SELECT p.oid::regprocedure::text AS name,
+               CASE WHEN p.proname IN ('lock_wallets', 'refresh_credit', 'check_credit', 'debit', 'link_holds', 'release_holds')
+                    THEN rating::text
+                    WHEN p.proname IN ('get_balance', 'has_sufficient_balance', 'credit_history') THEN 'toll_billing, toll_reader'
+                    WHEN p.pronamespace = 'public'::regnamespace THEN 'toll_billing' END AS callers
+        FROM pg_proc AS p
+        WHERE p.pronamespace IN ('toll'::regnamespace, 'public'::regnamespace) AND p.proname = ANY (ours)
+          AND p.proowner = to_regrole('toll_wallet')
+    LOOP
+        CONTINUE WHEN object.callers IS NULL;
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', object.name, object.callers);
+    END LOOP;
 END $$;

@@ -26,7 +26,7 @@ COMMENT ON COLUMN public.customer_balance.created_at IS 'When the wallet was mad
 COMMENT ON COLUMN public.customer_balance.updated_at IS 'When its balance last changed';
 
 CREATE TABLE public.credit_transactions (
-    transaction_id   text PRIMARY KEY CHECK (transaction_id <> '' AND octet_length(transaction_id) <= 256),
+    transaction_id   text PRIMARY KEY CHECK (transaction_id <> '' AND octet_length(transaction_id) <= 512),
     user_id          text NOT NULL,
     currency         text NOT NULL,
     amount           numeric(20, 9) NOT NULL CHECK (amount < 'NaN'),
@@ -52,7 +52,7 @@ COMMENT ON COLUMN public.credit_transactions.payment_method IS 'How it was paid'
 COMMENT ON COLUMN public.credit_transactions.created_at IS 'When it was booked';
 
 CREATE TABLE public.wallet_transactions (
-    transaction_id text PRIMARY KEY CHECK (transaction_id <> '' AND octet_length(transaction_id) <= 256),
+    transaction_id text PRIMARY KEY CHECK (transaction_id <> '' AND octet_length(transaction_id) <= 512),
     user_id        text NOT NULL,
     currency       text NOT NULL DEFAULT 'minutes' CHECK (currency = 'minutes'),
     minutes_delta  numeric(20, 9) NOT NULL CHECK (minutes_delta < 'NaN'),
@@ -88,6 +88,7 @@ CREATE TABLE public.credit_holds (
     FOREIGN KEY (user_id, currency) REFERENCES public.customer_balance (user_id, currency)
 );
 CREATE INDEX credit_holds_open_idx ON public.credit_holds (user_id, currency) WHERE released_at IS NULL;
+CREATE INDEX credit_holds_session_id_idx ON public.credit_holds (session_id) WHERE released_at IS NULL;
 COMMENT ON TABLE public.credit_holds IS
     'What was set aside for calls to come (reserve()). What remains of a hold is max(0, amount - what its session was debited since)';
 COMMENT ON COLUMN public.credit_holds.hold_id IS 'The hold: a session names it in metadata as hold_id';
@@ -134,6 +135,39 @@ COMMENT ON COLUMN toll.session_credit.account_id IS 'Its account';
 COMMENT ON COLUMN toll.session_credit.state IS 'exhausted: available credit is 0 or less; low: at or below the threshold';
 COMMENT ON COLUMN toll.session_credit.changed_at IS 'Since when';
 
+CREATE TABLE toll.wallet_credit (
+    user_id  text,
+    currency text,
+    state    text NOT NULL CHECK (state IN ('ok', 'low', 'exhausted')),
+    check_at timestamptz,
+    PRIMARY KEY (user_id, currency)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX wallet_credit_check_at_idx ON toll.wallet_credit (check_at) WHERE check_at IS NOT NULL;
+COMMENT ON TABLE toll.wallet_credit IS
+    'What toll.refresh_credit() last found of each wallet, and when time alone may change that: toll.check_credit() looks then';
+COMMENT ON COLUMN toll.wallet_credit.user_id IS 'The account';
+COMMENT ON COLUMN toll.wallet_credit.currency IS 'The wallet''s currency, or minutes';
+COMMENT ON COLUMN toll.wallet_credit.state IS 'exhausted: available credit is 0 or less; low: at or below the threshold; else ok';
+COMMENT ON COLUMN toll.wallet_credit.check_at IS
+    'Not before then does a started minute or a lapsing hold change the state; NULL: only a debit, a top-up or a session does';
+
+-- What availability is asked for often: live calls that are charged by the minute, and what a minute costs.
+CREATE INDEX rated_sessions_minutes_idx ON toll.rated_sessions (account_id)
+    WHERE ended_at IS NULL AND charge_by IN ('minutes', 'prepaid_minutes');
+CREATE INDEX pricing_config_tariff_idx ON public.pricing_config (scope_kind, scope_id) WHERE component = 'tariff' AND withdrawn_at IS NULL;
+
+CREATE TYPE toll.session_debit AS (
+    account_id text,
+    session_id uuid,
+    currency   text,
+    amount     numeric
+);
+COMMENT ON TYPE toll.session_debit IS 'For toll.debit(): what a wallet is to be debited for a session';
+COMMENT ON COLUMN toll.session_debit.account_id IS 'The account';
+COMMENT ON COLUMN toll.session_debit.session_id IS 'The session; NULL: usage outside any';
+COMMENT ON COLUMN toll.session_debit.currency IS 'Which wallet of the account: its currency, or minutes';
+COMMENT ON COLUMN toll.session_debit.amount IS 'How much, in units of that, up to nine decimals: positive debits, negative gives back';
+
 CREATE TABLE toll.quota_alerts (
     alert_id     bigserial PRIMARY KEY,
     account_id   text NOT NULL,
@@ -172,3 +206,25 @@ CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON public.billing_charges FO
 ALTER TABLE public.credit_transactions ENABLE ALWAYS TRIGGER append_only, ENABLE ALWAYS TRIGGER append_only_truncate;
 ALTER TABLE public.wallet_transactions ENABLE ALWAYS TRIGGER append_only, ENABLE ALWAYS TRIGGER append_only_truncate;
 ALTER TABLE public.billing_charges ENABLE ALWAYS TRIGGER append_only, ENABLE ALWAYS TRIGGER append_only_truncate;
+
+-- Rows of ledgers and balances are written by the functions of sql/functions/wallet_*.sql only. These run as the tables' owner, whom nobody
+-- else is by chance: not the owner of the database, nor a superuser. In replica mode it is silent: replicated rows pass.
+CREATE FUNCTION toll.refuse_stranger()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_user <> (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = TG_RELID) THEN
+        RAISE EXCEPTION 'toll: % is written by its functions only (add_credits, adjust_credits, toll.debit ...): % by % is refused',
+            TG_TABLE_NAME, TG_OP, current_user USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION toll.refuse_stranger() IS 'Trigger: refuses rows that do not come from functions of the table''s owner';
+CREATE TRIGGER functions_only BEFORE INSERT ON public.credit_transactions FOR EACH STATEMENT EXECUTE FUNCTION toll.refuse_stranger();
+CREATE TRIGGER functions_only BEFORE INSERT ON public.wallet_transactions FOR EACH STATEMENT EXECUTE FUNCTION toll.refuse_stranger();
+CREATE TRIGGER functions_only BEFORE INSERT OR UPDATE OR DELETE ON public.customer_balance
+    FOR EACH STATEMENT EXECUTE FUNCTION toll.refuse_stranger();
+CREATE TRIGGER functions_only_truncate BEFORE TRUNCATE ON public.customer_balance
+    FOR EACH STATEMENT EXECUTE FUNCTION toll.refuse_stranger();

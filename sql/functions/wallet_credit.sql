@@ -1,0 +1,232 @@
+-- Available credit of wallets, and which live sessions are short of it.
+--
+-- Locks, in every function that changes a wallet: rated_sessions in session_id order, then all wallets that the transaction will touch, at
+-- once, in (user_id, currency) order, then what belongs to a wallet (holds, ledger rows, toll.wallet_credit, toll.session_credit), which
+-- nobody writes without the wallet's lock. A transaction that calls several of these functions for several accounts begins with
+-- toll.lock_wallets() for all of them.
+
+CREATE OR REPLACE FUNCTION toll.lock_wallets(accounts text[])
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM FROM public.customer_balance AS b
+    WHERE b.user_id = ANY (lock_wallets.accounts)
+    ORDER BY b.user_id, b.currency
+    FOR NO KEY UPDATE;
+END $$;
+REVOKE ALL ON FUNCTION toll.lock_wallets(text[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.lock_wallets(text[]) IS
+    'Locks every wallet of these accounts until the transaction ends, in the order that prevents deadlocks. Who calls several functions of'
+    ' wallets in one transaction calls this first, with all accounts that they will touch. Accounts without a wallet are passed over';
+
+CREATE OR REPLACE FUNCTION toll.available_credit(accounts text[], at timestamptz)
+RETURNS TABLE (
+    user_id text, currency text, balance numeric, threshold numeric, held numeric, started numeric, available numeric,
+    started_minutes bigint, unpriced bigint, per_minute numeric, next_minute timestamptz, next_lapse timestamptz)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH live AS MATERIALIZED (
+        -- What each would be billed if it ended now, beyond what it was billed before it began anew.
+        SELECT s.session_id, s.account_id, s.charge_by, s.plan_id, s.tariff_id, s.currency AS money, s.started_at, m.minutes,
+               greatest(0, m.minutes - coalesce(s.billed_minutes, 0)) AS used,
+               CASE s.charge_by WHEN 'minutes' THEN s.currency ELSE 'minutes' END AS wallet
+        FROM toll.rated_sessions AS s
+        CROSS JOIN LATERAL (
+            SELECT greatest(1, (floor(extract(epoch FROM available_credit.at - s.started_at) * 1000)::bigint + 59999) / 60000)
+        ) AS m (minutes)
+        WHERE s.account_id = ANY (available_credit.accounts) AND s.ended_at IS NULL
+          AND s.charge_by IN ('minutes', 'prepaid_minutes') AND s.voice
+    ), tariff AS MATERIALIZED (
+        SELECT k.account_id, k.plan_id, k.tariff_id, k.money, p.price
+        FROM (SELECT DISTINCT l.account_id, l.plan_id, l.tariff_id, l.money FROM live AS l WHERE l.charge_by = 'minutes') AS k
+        CROSS JOIN LATERAL toll.tariff_price(k.account_id, k.plan_id, k.tariff_id, k.money, available_credit.at) AS p (price)
+    ), used AS MATERIALIZED (
+        SELECT l.session_id, l.account_id, l.wallet, l.used, l.started_at + l.minutes * interval '1 minute' + interval '1 ms' AS next_minute,
+               CASE l.charge_by WHEN 'minutes' THEN t.price ELSE 1 END AS price
+        FROM live AS l
+        LEFT JOIN tariff AS t ON l.charge_by = 'minutes' AND t.account_id = l.account_id AND t.plan_id IS NOT DISTINCT FROM l.plan_id
+            AND t.tariff_id IS NOT DISTINCT FROM l.tariff_id AND t.money IS NOT DISTINCT FROM l.money
+    ), started AS (
+        SELECT u.account_id, u.wallet, sum(u.used * u.price) AS amount, sum(u.used)::bigint AS minutes, sum(u.price) AS per_minute,
+               min(u.next_minute) AS next_minute, count(*) FILTER (WHERE u.price IS NULL) AS unpriced
+        FROM used AS u
+        GROUP BY u.account_id, u.wallet
+    ), held AS (
+        -- What a session has used of its hold: debits since, and the started minutes that it will be debited for.
+        SELECT h.user_id, h.currency, min(h.expires_at) AS next_lapse,
+               sum(greatest(0, h.amount - greatest(0, coalesce(s.debited - h.debited_before, 0)) - coalesce(u.used * u.price, 0))) AS amount
+        FROM public.credit_holds AS h
+        LEFT JOIN toll.rated_sessions AS s ON s.session_id = h.session_id
+        LEFT JOIN used AS u ON u.session_id = h.session_id
+        WHERE h.user_id = ANY (available_credit.accounts) AND h.released_at IS NULL AND h.expires_at > available_credit.at
+        GROUP BY h.user_id, h.currency
+    )
+    SELECT b.user_id, b.currency, b.balance, b.low_balance_threshold / 100.0, coalesce(h.amount, 0), coalesce(s.amount, 0),
+           b.balance - coalesce(h.amount, 0) - coalesce(s.amount, 0), coalesce(s.minutes, 0), coalesce(s.unpriced, 0),
+           coalesce(s.per_minute, 0), s.next_minute, h.next_lapse
+    FROM public.customer_balance AS b
+    LEFT JOIN held AS h ON h.user_id = b.user_id AND h.currency = b.currency
+    LEFT JOIN started AS s ON s.account_id = b.user_id AND s.wallet = b.currency
+    WHERE b.user_id = ANY (available_credit.accounts);
+END $$;
+REVOKE ALL ON FUNCTION toll.available_credit(text[], timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION toll.available_credit(text[], timestamptz) IS
+    'The wallets of these accounts at that time, in units of currency (or minutes), exact: available = balance - held (what remains of open'
+    ' holds) - started (minutes that live calls have begun, at the tariff''s price or as minutes). unpriced: live calls whose tariff has no'
+    ' price, which started leaves out. per_minute, next_minute, next_lapse: what time will change, and from when';
+
+CREATE OR REPLACE FUNCTION toll.tariff_price(account text, plan text, tariff text, currency text, at timestamptz)
+RETURNS numeric
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found record;
+BEGIN
+    SELECT p.price / p.unit_quantity AS price, p.currency INTO found
+    FROM (VALUES ('account', tariff_price.account, 1), ('plan', tariff_price.plan, 2), ('default', '*', 3)) AS s (kind, id, rank)
+    JOIN public.pricing_config AS p ON p.scope_kind = s.kind AND p.scope_id = s.id
+    WHERE p.component = 'tariff' AND p.dimension = 'minutes' AND p.side = 'charge' AND p.withdrawn_at IS NULL
+      AND p.provider = '*' AND p.model = '*' AND p.variant IN (tariff_price.tariff, '*') AND p.valid @> tariff_price.at
+    ORDER BY s.rank, p.variant = '*'
+    LIMIT 1;
+    IF found.currency <> tariff_price.currency THEN
+        RETURN found.price * (SELECT f.rate FROM public.fx_rates AS f
+                              WHERE f.from_currency = found.currency AND f.to_currency = tariff_price.currency
+                                AND f.valid @> tariff_price.at);
+    END IF;
+    RETURN found.price;
+END $$;
+REVOKE ALL ON FUNCTION toll.tariff_price(text, text, text, text, timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION toll.tariff_price(text, text, text, text, timestamptz) IS
+    'What a minute of this tariff costs an account at a time, in this currency, not rounded to money. NULL: no price, or no exchange rate';
+
+CREATE OR REPLACE FUNCTION toll.tell_crossings(accounts text[])
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    crossed record;
+BEGIN
+    FOR crossed IN
+        UPDATE public.customer_balance AS b SET is_low = NOT b.is_low
+        WHERE b.user_id = ANY (tell_crossings.accounts) AND b.is_low <> (b.balance * 100 <= b.low_balance_threshold)
+        RETURNING b.user_id, b.currency, b.balance, b.low_balance_threshold, b.auto_reload_enabled, b.is_low
+    LOOP
+        CONTINUE WHEN NOT crossed.is_low;
+        INSERT INTO public.low_balance_alerts (user_id, currency, balance, threshold, auto_reload)
+        VALUES (crossed.user_id, crossed.currency, crossed.balance, crossed.low_balance_threshold, crossed.auto_reload_enabled);
+        PERFORM pg_notify('toll_low_balance', crossed.user_id);
+        IF crossed.auto_reload_enabled THEN
+            PERFORM pg_notify('toll_auto_reload', crossed.user_id);
+        END IF;
+    END LOOP;
+END $$;
+REVOKE ALL ON FUNCTION toll.tell_crossings(text[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.tell_crossings(text[]) IS
+    'A row of low_balance_alerts and NOTIFY toll_low_balance (and toll_auto_reload), payload the user_id, for each wallet of these accounts'
+    ' whose balance is at or below its threshold and was not before. The caller holds the wallets'' locks';
+
+CREATE OR REPLACE FUNCTION toll.refresh_credit(accounts text[])
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    at        timestamptz;
+    wallets   text[];
+    concerned text[];
+    changed   bigint;
+    removed   bigint;
+BEGIN
+    PERFORM toll.lock_wallets(refresh_credit.accounts);
+    SELECT array_agg(DISTINCT b.user_id) INTO wallets FROM public.customer_balance AS b WHERE b.user_id = ANY (refresh_credit.accounts);
+    IF wallets IS NULL THEN
+        RETURN 0;
+    END IF;
+    at := clock_timestamp();
+    PERFORM toll.tell_crossings(wallets);
+    UPDATE public.credit_holds AS h SET released_at = h.expires_at
+    WHERE h.user_id = ANY (wallets) AND h.released_at IS NULL AND h.expires_at <= at;
+
+    WITH found AS MATERIALIZED (
+        SELECT a.user_id, a.currency, s.state, c.state AS old_state, least(a.next_lapse, m.check_at) AS check_at, c.check_at AS old_check_at
+        FROM toll.available_credit(wallets, at) AS a
+        LEFT JOIN toll.wallet_credit AS c ON c.user_id = a.user_id AND c.currency = a.currency
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN a.available <= 0 THEN 'exhausted' WHEN a.available <= a.threshold THEN 'low' ELSE 'ok' END
+        ) AS s (state)
+        -- Each call begins at most one minute in sixty seconds, none before next_minute. So many whole rounds stay above the next limit;
+        -- but prices may change.
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN s.state <> 'exhausted' AND a.per_minute > 0 THEN
+                least(a.next_minute + interval '1 minute' * least(10, ceil(
+                    (a.available - CASE s.state WHEN 'ok' THEN a.threshold ELSE 0 END) / a.per_minute) - 1)::integer, at + interval '5 min')
+            END
+        ) AS m (check_at)
+    ), kept AS (
+        INSERT INTO toll.wallet_credit AS c (user_id, currency, state, check_at)
+        SELECT f.user_id, f.currency, f.state, f.check_at FROM found AS f
+        WHERE f.old_state IS DISTINCT FROM f.state OR f.old_check_at IS DISTINCT FROM f.check_at
+        ON CONFLICT (user_id, currency) DO UPDATE SET state = excluded.state, check_at = excluded.check_at
+    )
+    SELECT array_agg(DISTINCT f.user_id) INTO concerned
+    FROM found AS f
+    WHERE f.state <> 'ok' OR f.old_state <> 'ok';
+    IF concerned IS NULL THEN
+        RETURN 0;
+    END IF;
+
+    WITH wanted AS MATERIALIZED (
+        SELECT s.session_id, s.account_id, c.state
+        FROM toll.rated_sessions AS s
+        JOIN toll.wallet_credit AS c ON c.user_id = s.account_id
+            AND c.currency = CASE s.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE s.currency END
+        WHERE s.account_id = ANY (concerned) AND s.ended_at IS NULL AND c.state <> 'ok'
+    ), gone AS (
+        DELETE FROM toll.session_credit AS o
+        WHERE o.account_id = ANY (concerned) AND NOT EXISTS (SELECT FROM wanted AS w WHERE w.session_id = o.session_id)
+        RETURNING 1
+    ), put AS (
+        INSERT INTO toll.session_credit AS o (session_id, account_id, state)
+        SELECT w.session_id, w.account_id, w.state
+        FROM wanted AS w
+        LEFT JOIN toll.session_credit AS h ON h.session_id = w.session_id
+        WHERE h.state IS DISTINCT FROM w.state
+        ON CONFLICT (session_id) DO UPDATE
+            SET account_id = excluded.account_id, state = excluded.state, changed_at = excluded.changed_at
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM put), (SELECT count(*) FROM gone) INTO changed, removed;
+    IF changed + removed > 0 THEN
+        PERFORM pg_notify('toll_credit', '');
+    END IF;
+    RETURN changed + removed;
+END $$;
+REVOKE ALL ON FUNCTION toll.refresh_credit(text[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.refresh_credit(text[]) IS
+    'Compares the available credit of these accounts'' wallets with 0 and their thresholds, and brings toll.session_credit of their live'
+    ' sessions to that; NOTIFY toll_credit where it changed. To be called when a balance or a hold changed, and when sessions began, ended,'
+    ' got their account or turned out to be calls. Returns how many sessions'' states changed. Locks the wallets: see toll.lock_wallets()';
+
+CREATE OR REPLACE FUNCTION toll.check_credit()
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    due text[] := ARRAY(SELECT DISTINCT c.user_id FROM toll.wallet_credit AS c WHERE c.check_at <= clock_timestamp());
+BEGIN
+    RETURN CASE WHEN due = '{}' THEN 0 ELSE toll.refresh_credit(due) END;
+END $$;
+REVOKE ALL ON FUNCTION toll.check_credit() FROM PUBLIC;
+COMMENT ON FUNCTION toll.check_credit() IS
+    'To be called each second, in a transaction of its own: toll.refresh_credit() for the accounts whose state may have changed by time alone:'
+    ' live calls began another minute, a hold lapsed. Returns how many sessions'' states changed';

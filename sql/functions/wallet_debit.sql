@@ -1,0 +1,126 @@
+-- What rating does to wallets: debits, and the holds of sessions. The order of locks is in wallet_credit.sql.
+
+CREATE OR REPLACE FUNCTION toll.debit(batch bigint, debits toll.session_debit[])
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    accounts text[];
+    sessions uuid[];
+BEGIN
+    SELECT array_agg(DISTINCT d.account_id), array_agg(DISTINCT d.session_id) FILTER (WHERE d.session_id IS NOT NULL)
+    INTO accounts, sessions
+    FROM unnest(debit.debits) AS d
+    JOIN public.customer_balance AS b ON b.user_id = d.account_id AND b.currency = d.currency;
+    IF accounts IS NULL THEN
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM unnest(debit.debits) AS d
+               WHERE d.amount IS NULL OR d.amount IN ('NaN', 'Infinity', '-Infinity') OR d.amount <> round(d.amount, 9)) THEN
+        RAISE EXCEPTION 'toll: debit: an amount is not a number of up to nine decimals' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM FROM toll.rated_sessions AS s WHERE s.session_id = ANY (sessions) ORDER BY s.session_id FOR NO KEY UPDATE;
+    PERFORM toll.lock_wallets(accounts);
+
+    -- What each booking leaves follows from those before it; the balance is updated once.
+    WITH wanted AS MATERIALIZED (
+        SELECT d.account_id, d.currency, d.session_id, sum(d.amount) AS amount
+        FROM unnest(debit.debits) AS d
+        WHERE d.account_id = ANY (accounts)
+        GROUP BY d.account_id, d.currency, d.session_id
+        HAVING sum(d.amount) <> 0
+    ), booked AS MATERIALIZED (
+        SELECT w.account_id, w.currency, w.session_id, w.amount,
+               format('toll:%s:%s', debit.batch, coalesce(w.session_id::text, w.account_id)) ||
+                   -- An account's currency can have changed since earlier usage that is corrected now.
+                   CASE WHEN row_number() OVER twin = 1 THEN '' ELSE ':' || w.currency END AS transaction_id,
+               b.balance - sum(w.amount) OVER wallet AS after,
+               b.balance - sum(w.amount) OVER wallet + w.amount AS before
+        FROM wanted AS w
+        JOIN public.customer_balance AS b ON b.user_id = w.account_id AND b.currency = w.currency
+        WINDOW wallet AS (PARTITION BY w.account_id, w.currency ORDER BY w.session_id ROWS UNBOUNDED PRECEDING),
+               twin AS (PARTITION BY w.account_id, w.session_id, w.currency = 'minutes' ORDER BY w.currency)
+    ), money AS (
+        INSERT INTO public.credit_transactions (
+            transaction_id, user_id, currency, amount, amount_cents, balance_after, transaction_type, reference_id)
+        SELECT k.transaction_id, k.account_id, k.currency, -k.amount, floor(k.after * 100) - floor(k.before * 100), k.after,
+               CASE WHEN k.amount > 0 THEN 'deduction' ELSE 'adjustment' END, k.session_id::text
+        FROM booked AS k
+        WHERE k.currency <> 'minutes'
+    ), minutes AS (
+        INSERT INTO public.wallet_transactions (
+            transaction_id, user_id, minutes_delta, balance_after, type, reference_id)
+        SELECT k.transaction_id, k.account_id, -k.amount, k.after, CASE WHEN k.amount > 0 THEN 'usage' ELSE 'adjustment' END,
+               k.session_id::text
+        FROM booked AS k
+        WHERE k.currency = 'minutes'
+    ), debited AS (
+        UPDATE toll.rated_sessions AS s SET debited = s.debited + k.amount
+        FROM (SELECT t.session_id, sum(t.amount) AS amount FROM booked AS t WHERE t.session_id IS NOT NULL GROUP BY t.session_id) AS k
+        WHERE s.session_id = k.session_id
+    ), total AS (
+        SELECT k.account_id, k.currency, sum(k.amount) AS amount FROM booked AS k GROUP BY k.account_id, k.currency
+    )
+    UPDATE public.customer_balance AS b SET balance = b.balance - t.amount, updated_at = clock_timestamp()
+    FROM total AS t
+    WHERE b.user_id = t.account_id AND b.currency = t.currency;
+    PERFORM toll.refresh_credit(accounts);
+END $$;
+REVOKE ALL ON FUNCTION toll.debit(bigint, toll.session_debit[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.debit(bigint, toll.session_debit[]) IS
+    'For rating, once in each rated batch: debits wallets (gives back, where an amount is negative), one ledger row for each account, session'
+    ' and wallet, transaction_id toll:<batch>:<session or account>, and refreshes the credit of these accounts. Amounts are added exactly, up to'
+    ' nine decimals; amounts that cancel out leave no row. Where there is no such wallet the account is postpaid: passed over. Balances may'
+    ' become negative. Error: an amount that is no such number; a batch that has debited the same before (unique violation)';
+
+CREATE OR REPLACE FUNCTION toll.link_holds(sessions uuid[])
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    linked bigint;
+BEGIN
+    PERFORM toll.lock_wallets(ARRAY(
+        SELECT DISTINCT s.account_id FROM toll.rated_sessions AS s
+        WHERE s.session_id = ANY (link_holds.sessions) AND s.hold_id IS NOT NULL AND s.account_id IS NOT NULL));
+    UPDATE public.credit_holds AS h SET session_id = s.session_id, debited_before = s.debited
+    FROM (SELECT DISTINCT ON (r.hold_id) r.hold_id, r.session_id, r.account_id, r.debited
+          FROM toll.rated_sessions AS r
+          WHERE r.session_id = ANY (link_holds.sessions) AND r.hold_id IS NOT NULL
+          ORDER BY r.hold_id, r.started_at, r.session_id) AS s
+    WHERE h.hold_id = s.hold_id AND h.user_id = s.account_id AND h.session_id IS NULL AND h.released_at IS NULL;
+    GET DIAGNOSTICS linked = ROW_COUNT;
+    RETURN linked;
+END $$;
+REVOKE ALL ON FUNCTION toll.link_holds(uuid[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.link_holds(uuid[]) IS
+    'For rating: the holds that these sessions name (rated_sessions.hold_id) are theirs from now on, before they are debited. A hold of another'
+    ' account, one that has a session, and one that has ended are left alone. Returns how many were linked';
+
+CREATE OR REPLACE FUNCTION toll.release_holds(sessions uuid[])
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    accounts text[];
+    released bigint;
+BEGIN
+    SELECT array_agg(DISTINCT h.user_id) INTO accounts FROM public.credit_holds AS h
+    WHERE h.session_id = ANY (release_holds.sessions) AND h.released_at IS NULL;
+    IF accounts IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM toll.lock_wallets(accounts);
+    UPDATE public.credit_holds AS h SET released_at = least(clock_timestamp(), h.expires_at)
+    WHERE h.session_id = ANY (release_holds.sessions) AND h.released_at IS NULL;
+    GET DIAGNOSTICS released = ROW_COUNT;
+    PERFORM toll.refresh_credit(accounts);
+    RETURN released;
+END $$;
+REVOKE ALL ON FUNCTION toll.release_holds(uuid[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.release_holds(uuid[]) IS
+    'For rating: these sessions ended and were debited; what remains of their holds is available again, and the credit of their accounts'
+    ' refreshed. Returns how many holds ended';
