@@ -158,7 +158,8 @@ END $$;
 DO $$
 DECLARE
     ours    text[] := ARRAY['lock_wallets', 'available_credit', 'tariff_price', 'tell_crossings', 'refresh_credit', 'check_credit', 'debit',
-                            'link_holds', 'release_holds', 'book_credit', 'create_wallet', 'set_low_balance', 'add_credits',
+                            'link_holds', 'release_holds', 'open_wallet', 'booked_before', 'refusal', 'book_credit', 'book_cents',
+                            'book_minutes', 'create_wallet', 'set_low_balance', 'add_credits',
                             'refund_credits', 'adjust_credits', 'add_minutes', 'adjust_minutes', 'reserve', 'release', 'get_balance',
                             'has_sufficient_balance', 'credit_history'];
     super   boolean := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);

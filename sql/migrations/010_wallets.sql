@@ -196,6 +196,7 @@ BEGIN
     RAISE EXCEPTION 'toll: % is append-only: % is refused. Corrections are further rows (adjust_credits, refund_credits, toll.rerate)',
         TG_TABLE_NAME, TG_OP USING ERRCODE = 'restrict_violation';
 END $$;
+REVOKE ALL ON FUNCTION toll.refuse_change() FROM PUBLIC;
 COMMENT ON FUNCTION toll.refuse_change() IS 'Trigger: refuses to change rows of ledgers and lines';
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON public.credit_transactions FOR EACH ROW EXECUTE FUNCTION toll.refuse_change();
 CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON public.credit_transactions FOR EACH STATEMENT EXECUTE FUNCTION toll.refuse_change();
@@ -221,6 +222,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
+REVOKE ALL ON FUNCTION toll.refuse_stranger() FROM PUBLIC;
 COMMENT ON FUNCTION toll.refuse_stranger() IS 'Trigger: refuses rows that do not come from functions of the table''s owner';
 CREATE TRIGGER functions_only BEFORE INSERT ON public.credit_transactions FOR EACH STATEMENT EXECUTE FUNCTION toll.refuse_stranger();
 CREATE TRIGGER functions_only BEFORE INSERT ON public.wallet_transactions FOR EACH STATEMENT EXECUTE FUNCTION toll.refuse_stranger();
