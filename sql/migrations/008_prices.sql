@@ -131,7 +131,7 @@ CREATE TABLE public.pricing_config (
         provider <> '' AND model <> '' AND variant <> '' AND dimension <> '' AND scope_id <> ''
         AND octet_length(provider) <= 256 AND octet_length(model) <= 256 AND octet_length(variant) <= 256
         AND octet_length(dimension) <= 256 AND octet_length(scope_id) <= 256),
-    CONSTRAINT pricing_config_price_check CHECK (price >= 0 AND price < 1e12 AND scale(price) <= 18),
+    CONSTRAINT pricing_config_price_check CHECK (price >= 0 AND price < 1e12 AND scale(price) <= 30),
     CONSTRAINT pricing_config_unit_check CHECK (unit_quantity > 0 AND unit_quantity <= 1e12 AND unit_quantity = trunc(unit_quantity)),
     CONSTRAINT pricing_config_tier_check CHECK (tier_above = 0 OR component = 'llm'),
     CONSTRAINT pricing_config_telephony_check CHECK (component = 'telephony' OR (minimum_seconds = 0 AND increment_seconds = 0)),
