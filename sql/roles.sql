@@ -144,6 +144,46 @@ BEGIN
     GRANT SELECT ON public.session_transcripts TO toll_transcripts;
 END $$;
 
+-- Reports: views and functions in public, which run with the rights of who asks, so that toll_reader reads what they read.
+DO $$
+DECLARE
+    object record;
+BEGIN
+    IF to_regclass('toll.meter_months') IS NULL OR to_regclass('public.call_cost_breakdown') IS NULL OR to_regrole('toll_owner') IS NULL
+        OR to_regrole('toll_reader') IS NULL
+        OR NOT pg_has_role(current_user, (SELECT nspowner FROM pg_namespace WHERE nspname = 'toll'), 'USAGE') THEN
+        RETURN; -- said above
+    END IF;
+    FOR object IN
+        SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END AS kind, c.oid::regclass::text AS name
+        FROM unnest('{public.call_cost_breakdown,public.message_cost_breakdown,public.unrated_events,public.unrated_sessions,'
+                    'public.unresolved_sessions,public.usage_sessions,public.usage_events,public.usage_aggregation,public.billing_overview,'
+                    'public.quota_status,public.stage_latency,'
+                    'public.accounts,public.plans,public.usage_quotas,public.pricing_config,public.fx_rates,public.billing_charges}'::regclass[])
+            AS t (oid)
+        JOIN pg_class c ON c.oid = t.oid
+        WHERE c.relowner <> to_regrole('toll_owner')
+        UNION ALL
+        SELECT 'FUNCTION', p.oid::regprocedure::text
+        FROM unnest('{public.call_costs(text),public.workflow_rollup(text\,text),public.billing_analytics(text\,text\,integer),'
+                    'public.revenue_minutes(timestamp\,timestamp\,text\,text),public.stage_latency(timestamptz\,timestamptz)}'::regprocedure[])
+            AS t (oid)
+        JOIN pg_proc p ON p.oid = t.oid
+        WHERE p.proowner <> to_regrole('toll_owner')
+    LOOP
+        CONTINUE WHEN NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user); -- said above
+        EXECUTE format('ALTER %s %s OWNER TO toll_owner', object.kind, object.name);
+    END LOOP;
+
+    GRANT SELECT ON public.call_cost_breakdown, public.message_cost_breakdown, public.unrated_events, public.unrated_sessions,
+        public.unresolved_sessions, public.usage_sessions, public.usage_events, public.usage_aggregation, public.billing_overview,
+        public.quota_status, public.stage_latency TO toll_reader;
+    GRANT SELECT ON public.accounts, public.plans, public.usage_quotas, public.pricing_config, public.fx_rates, public.billing_charges,
+        toll.rating_settings, toll.rating_progress, toll.rated_sessions, toll.unrated, toll.usage_rollup, toll.latency_rollup, toll.plan_usage,
+        toll.meter_months, toll.quarter_meters, toll.month_meters, toll.quota_alerts, toll.closed_periods TO toll_reader;
+    GRANT EXECUTE ON FUNCTION toll.business_usage(text, text, text, date, date) TO toll_reader;
+END $$;
+
 DO $$
 BEGIN
     IF to_regrole('toll_ingest') IS NOT NULL THEN
