@@ -10,6 +10,7 @@
 --   toll_wallet       owns balances and ledgers, and the functions that write them. Nobody is to be granted it but toll_owner, so that
 --                     whoever migrates can replace these.
 --   toll_billing      tops up, refunds, adjusts and reserves, by the functions for it.
+--   toll_rating       what tolld's rating needs: to call it. Granted to toll_ingest, so that tolld has one login.
 
 DO $$
 DECLARE
@@ -17,7 +18,7 @@ DECLARE
     may    boolean := (SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user);
 BEGIN
     FOREACH wanted IN ARRAY ARRAY['toll_owner', 'toll_ingest', 'toll_reader', 'toll_transcripts',
-                                  'toll_wallet', 'toll_billing'] LOOP
+                                  'toll_wallet', 'toll_billing', 'toll_rating'] LOOP
         CONTINUE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = wanted);
         IF NOT may THEN
             RAISE NOTICE 'toll: % may not create role %: let a superuser run roles.sql in this database',
@@ -35,6 +36,9 @@ BEGIN
     END IF;
     IF may AND NOT pg_has_role('toll_owner', 'toll_wallet', 'MEMBER') THEN
         GRANT toll_wallet TO toll_owner;
+    END IF;
+    IF may AND NOT pg_has_role('toll_ingest', 'toll_rating', 'MEMBER') THEN
+        GRANT toll_rating TO toll_ingest;
     END IF;
     -- Lets tolld check a foreign key once per session instead of once per row.
     IF NOT has_parameter_privilege('toll_ingest', 'session_replication_role', 'SET') THEN
@@ -95,7 +99,7 @@ END $$;
 DO $$
 BEGIN
     IF to_regclass('toll.removed_rows') IS NULL OR EXISTS (
-        SELECT FROM unnest(ARRAY['toll_ingest', 'toll_reader', 'toll_transcripts']) AS wanted
+        SELECT FROM unnest(ARRAY['toll_ingest', 'toll_reader', 'toll_transcripts', 'toll_rating']) AS wanted
         WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted)) THEN
         RETURN; -- before the first migration, or without the roles
     ELSIF NOT pg_has_role(current_user, (SELECT nspowner FROM pg_namespace WHERE nspname = 'toll'), 'USAGE') THEN
@@ -103,11 +107,11 @@ BEGIN
         RETURN;
     END IF;
 
-    REVOKE ALL ON ALL TABLES IN SCHEMA toll FROM toll_ingest, toll_reader, toll_transcripts;
-    REVOKE ALL ON ALL SEQUENCES IN SCHEMA toll FROM toll_ingest, toll_reader, toll_transcripts;
-    REVOKE ALL ON ALL FUNCTIONS IN SCHEMA toll FROM toll_ingest, toll_reader, toll_transcripts;
+    REVOKE ALL ON ALL TABLES IN SCHEMA toll FROM toll_ingest, toll_reader, toll_transcripts, toll_rating;
+    REVOKE ALL ON ALL SEQUENCES IN SCHEMA toll FROM toll_ingest, toll_reader, toll_transcripts, toll_rating;
+    REVOKE ALL ON ALL FUNCTIONS IN SCHEMA toll FROM toll_ingest, toll_reader, toll_transcripts, toll_rating;
     REVOKE ALL ON public.billing_sessions, public.billing_events, public.session_transcripts
-        FROM toll_ingest, toll_reader, toll_transcripts;
+        FROM toll_ingest, toll_reader, toll_transcripts, toll_rating;
     GRANT USAGE ON SCHEMA toll TO toll_ingest, toll_reader;
 
     -- Both: what says where toll stands, and the proof.
@@ -142,6 +146,10 @@ BEGIN
         TO toll_ingest;
 
     GRANT SELECT ON public.session_transcripts TO toll_transcripts;
+
+    GRANT USAGE ON SCHEMA toll TO toll_rating;
+    GRANT SELECT ON toll.journals, toll.rating_progress, toll.session_credit TO toll_rating;
+    GRANT EXECUTE ON FUNCTION toll.rate_next(uuid, integer, integer) TO toll_rating;
 END $$;
 
 -- Reports: views and functions in public, which run with the rights of who asks, so that toll_reader reads what they read.

@@ -150,6 +150,8 @@ CREATE TABLE public.pricing_config (
         tier_above WITH =, side WITH =, valid WITH &&) WHERE (withdrawn_at IS NULL)
 );
 CREATE INDEX pricing_config_component_idx ON public.pricing_config (component, provider, model) WHERE withdrawn_at IS NULL;
+CREATE INDEX pricing_config_account_idx ON public.pricing_config (scope_id, component) WHERE scope_kind = 'account' AND withdrawn_at IS NULL;
+COMMENT ON INDEX public.pricing_config_account_idx IS 'Whether an account has prices of its own';
 COMMENT ON TABLE public.pricing_config IS
     'The price book: one row is one price of one thing for a time. Rows are added by set_price() and taken back by withdraw_price(); nothing'
     ' else of a row ever changes but the end of an open one';

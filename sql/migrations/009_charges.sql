@@ -265,3 +265,119 @@ COMMENT ON COLUMN toll.closed_periods.account_id IS 'The account';
 COMMENT ON COLUMN toll.closed_periods.period IS 'First day of the month, in the account''s time zone';
 COMMENT ON COLUMN toll.closed_periods.closed_at IS 'When';
 COMMENT ON COLUMN toll.closed_periods.closed_by IS 'By which database user';
+
+-- What rating hands from function to function: sql/functions/rating_*.sql.
+CREATE TYPE toll.rating_input AS (
+    event_id            bigint,
+    occurred_at         timestamptz,
+    session_id          uuid,
+    account_id          text,
+    business_id         text,
+    charge_by           text,
+    closed_until        timestamptz,
+    component           text,
+    provider            text,
+    model               text,
+    variant             text,
+    meter               text,
+    scope_account       text,
+    scope_plan          text,
+    currency            text,
+    markup_percent      numeric,
+    uses                integer,
+    text_input          integer,
+    cached_input        integer,
+    cache_write         integer,
+    audio_input         integer,
+    cached_audio        integer,
+    text_output         integer,
+    audio_output        integer,
+    input_tokens        integer,
+    cached_input_tokens integer,
+    output_tokens       integer,
+    characters          integer,
+    audio_us            bigint,
+    quantity            numeric
+);
+COMMENT ON TYPE toll.rating_input IS
+    'An event with what decides its prices (toll.rating_inputs makes it, toll.price_events takes it). provider, model, variant, meter are empty'
+    ' where not given; scope_account: the account, if it has prices of its own of this component, else empty; charge_by NULL: nobody is charged yet; llm:'
+    ' tokens text_input ... audio_output are disjoint and uses has bit n - 1 where the n-th of them is not 0; else uses says what is known:'
+    ' 1 characters or quantity, 2 audio, 4 tokens';
+
+CREATE TYPE toll.price_card AS (
+    component           text,
+    provider            text,
+    model               text,
+    variant             text,
+    meter               text,
+    scope_account       text,
+    scope_plan          text,
+    currency            text,
+    markup_percent      numeric,
+    charged             boolean,
+    uses                integer,
+    from_at             timestamptz,
+    until_at            timestamptz,
+    above               bigint,
+    up_to               bigint,
+    cost_weights        numeric[],
+    cost_divisor        numeric,
+    cost_rate           numeric,
+    cost_dimension      text,
+    cost_minimum        integer,
+    cost_increment      integer,
+    cost_currency       text,
+    cost_price_ids      bigint[],
+    cost_missing        text,
+    charge_weights      numeric[],
+    charge_divisor      numeric,
+    charge_rate         numeric,
+    charge_dimension    text,
+    charge_minimum      integer,
+    charge_increment    integer,
+    charge_price_ids    bigint[],
+    charge_missing      text
+);
+COMMENT ON TYPE toll.price_card IS
+    'What events of one kind cost and are charged, in a span of time and a tier: the sum of quantity * weight, times rate, over divisor. See toll.price_cards';
+
+CREATE TYPE toll.rated_line AS (
+    event_id            bigint,
+    occurred_at         timestamptz,
+    session_id          uuid,
+    account_id          text,
+    business_id         text,
+    component           text,
+    provider            text,
+    model               text,
+    variant             text,
+    quantities          jsonb,
+    cost_original       numeric,
+    cost_currency       text,
+    cost                numeric,
+    charge              numeric,
+    waived              numeric,
+    currency            text,
+    cost_price_ids      bigint[],
+    charge_price_ids    bigint[],
+    kind                text,
+    reason              text,
+    closed_until        timestamptz,
+    minutes             numeric,
+    cost_missing        text,
+    charge_missing      text,
+    events              integer,
+    sessions            integer,
+    input_tokens        bigint,
+    cached_input_tokens bigint,
+    output_tokens       bigint,
+    characters          bigint,
+    audio_us            bigint,
+    quantity            numeric,
+    unrated_cost        integer,
+    unrated_charge      integer
+);
+COMMENT ON TYPE toll.rated_line IS
+    'A line before it is written (toll.write_lines): the columns of billing_charges; minutes: what it takes from a wallet of minutes, where that pays; what is'
+    ' missing where an amount is NULL; and what it adds to the roll-up';

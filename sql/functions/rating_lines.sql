@@ -1,0 +1,65 @@
+-- Writing lines. Every line is written here, so that roll-ups and debits are always those of the lines.
+
+CREATE OR REPLACE FUNCTION toll.write_lines(batch bigint, lines toll.rated_line[])
+RETURNS toll.session_debit[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+SET work_mem = '64MB'
+AS $$
+DECLARE
+    debits toll.session_debit[];
+BEGIN
+    WITH l AS MATERIALIZED (
+        SELECT u.*, date_bin('15 minutes', u.occurred_at, '2000-01-01 00:00:00+00') AS quarter
+        FROM unnest(write_lines.lines) WITH ORDINALITY AS u
+    ), written AS (
+        INSERT INTO public.billing_charges (
+            event_id, occurred_at, session_id, account_id, component, provider, model, quantities, cost_original, cost_currency, cost, charge,
+            waived, currency, cost_price_ids, charge_price_ids, kind, reason, booked_at, batch)
+        SELECT
+            l.event_id, l.occurred_at, l.session_id, l.account_id, l.component, l.provider, l.model, l.quantities, l.cost_original,
+            l.cost_currency, l.cost, l.charge, l.waived, l.currency, l.cost_price_ids, l.charge_price_ids, l.kind, l.reason,
+            CASE WHEN l.occurred_at < l.closed_until THEN greatest(now(), l.closed_until) ELSE l.occurred_at END, write_lines.batch
+        FROM l
+    ), missing AS (
+        INSERT INTO toll.unrated (event_id, side, occurred_at, session_id, account_id, component, provider, model, variant, missing)
+        SELECT l.event_id, m.side, l.occurred_at, l.session_id, l.account_id, l.component, l.provider, l.model, l.variant, m.missing
+        FROM l CROSS JOIN LATERAL (VALUES ('cost', l.cost_missing), ('charge', l.charge_missing)) AS m (side, missing)
+        WHERE m.missing IS NOT NULL AND l.event_id IS NOT NULL
+        ON CONFLICT (event_id, side) DO UPDATE SET account_id = excluded.account_id, missing = excluded.missing
+    ), rolled AS (
+        INSERT INTO toll.usage_rollup AS r (
+            account_id, quarter, business_id, component, provider, model, currency, events, sessions, input_tokens, cached_input_tokens,
+            output_tokens, characters, audio_us, quantity, cost, charge, waived, unrated_cost, unrated_charge)
+        SELECT
+            coalesce(l.account_id, ''), l.quarter, l.business_id, l.component, coalesce(l.provider, ''), coalesce(l.model, ''), l.currency,
+            sum(l.events), sum(l.sessions), sum(l.input_tokens), sum(l.cached_input_tokens), sum(l.output_tokens), sum(l.characters),
+            sum(l.audio_us), coalesce(sum(l.quantity), 0), coalesce(sum(l.cost), 0), coalesce(sum(l.charge), 0), sum(l.waived),
+            sum(l.unrated_cost), sum(l.unrated_charge)
+        FROM l
+        GROUP BY 1, 2, 3, 4, 5, 6, 7
+        ORDER BY 1, 2, 3, 4, 5, 6, 7
+        ON CONFLICT (account_id, quarter, business_id, component, provider, model, currency) DO UPDATE SET
+            events = r.events + excluded.events, sessions = r.sessions + excluded.sessions,
+            input_tokens = r.input_tokens + excluded.input_tokens,
+            cached_input_tokens = r.cached_input_tokens + excluded.cached_input_tokens,
+            output_tokens = r.output_tokens + excluded.output_tokens, characters = r.characters + excluded.characters,
+            audio_us = r.audio_us + excluded.audio_us, quantity = r.quantity + excluded.quantity, cost = r.cost + excluded.cost,
+            charge = r.charge + excluded.charge, waived = r.waived + excluded.waived,
+            unrated_cost = r.unrated_cost + excluded.unrated_cost, unrated_charge = r.unrated_charge + excluded.unrated_charge
+    )
+    SELECT array_agg(ROW(d.account_id, d.session_id, d.currency, d.amount)::toll.session_debit ORDER BY d.account_id, d.session_id)
+    INTO debits
+    FROM (SELECT l.account_id, l.session_id, CASE WHEN l.minutes IS NULL THEN l.currency ELSE 'minutes' END AS currency,
+                 sum(CASE WHEN l.minutes IS NULL THEN l.charge - l.waived ELSE l.minutes END) AS amount
+          FROM l
+          WHERE l.account_id IS NOT NULL AND CASE WHEN l.minutes IS NULL THEN l.charge <> 0 ELSE l.minutes <> 0 END
+          GROUP BY 1, 2, 3) AS d
+    WHERE d.amount <> 0;
+    RETURN coalesce(debits, '{}');
+END $$;
+REVOKE ALL ON FUNCTION toll.write_lines(bigint, toll.rated_line[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.write_lines(bigint, toll.rated_line[]) IS
+    'Writes lines of one rated batch, what is unrated of them, and their roll-ups. Returns what wallets are to be debited for them (negative: given back): per'
+    ' account and session; for toll.debit';

@@ -1,0 +1,90 @@
+-- Who pays for a session: accounts on first sight, and what rating knows of each session (toll.rated_sessions).
+
+CREATE OR REPLACE FUNCTION toll.named_in(metadata jsonb, keys text[])
+RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    key text;
+BEGIN
+    FOREACH key IN ARRAY keys LOOP
+        IF jsonb_typeof(metadata -> key) IN ('string', 'number') AND octet_length(metadata ->> key) BETWEEN 1 AND 256 THEN
+            RETURN metadata ->> key;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION toll.named_in(jsonb, text[]) IS
+    'The value of the first of these keys that metadata have: a string or number of 1 to 256 bytes; others count as absent. NULL: none';
+
+CREATE OR REPLACE FUNCTION toll.meet_accounts(names text[])
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO public.accounts (account_id, plan_id, currency, time_zone, charge_by, tariff_id, trial_ends_at, trial_allowance)
+    SELECT n.name, s.default_plan_id, s.default_currency, s.default_time_zone, s.default_charge_by, s.default_tariff_id,
+           CASE WHEN s.trial_days > 0 THEN now() + make_interval(days => s.trial_days) END,
+           CASE WHEN s.trial_days > 0 THEN s.trial_allowance END
+    FROM (SELECT DISTINCT u.name FROM unnest(meet_accounts.names) AS u (name)
+          WHERE octet_length(u.name) BETWEEN 1 AND 256
+            AND NOT EXISTS (SELECT FROM public.accounts AS a WHERE a.account_id = u.name)) AS n
+    CROSS JOIN toll.rating_settings AS s
+    ORDER BY n.name
+    ON CONFLICT (account_id) DO NOTHING;
+END $$;
+REVOKE ALL ON FUNCTION toll.meet_accounts(text[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.meet_accounts(text[]) IS 'Makes those of these accounts that are not there yet, with the defaults of toll.rating_settings';
+
+-- What metadata say of a session (toll.named_sessions), where its account is not known yet: all of it is fixed when the account is.
+CREATE OR REPLACE FUNCTION toll.meet_sessions(ids uuid[])
+RETURNS TABLE (session_id uuid, account_id text, hold_id uuid, is_new boolean, old_business_id text)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    unknown uuid[] := ARRAY(
+        SELECT u.id FROM unnest(meet_sessions.ids) AS u (id)
+        LEFT JOIN LATERAL (SELECT r.account_id FROM toll.rated_sessions AS r WHERE r.session_id = u.id OFFSET 0) AS r ON true
+        WHERE r.account_id IS NULL ORDER BY u.id);
+BEGIN
+    IF cardinality(unknown) = 0 THEN
+        RETURN;
+    END IF;
+    PERFORM toll.meet_accounts(ARRAY(SELECT n.account_name FROM toll.named_sessions AS n WHERE n.session_id = ANY (unknown)));
+    RETURN QUERY
+    INSERT INTO toll.rated_sessions AS r (
+        session_id, account_id, charge_by, plan_id, tariff_id, currency, channel, business_id, enterprise_id, workflow_name, call_id, hold_id,
+        started_at, resolved_at)
+    SELECT n.session_id, a.account_id, a.charge_by, a.plan_id, a.tariff_id, a.currency, n.channel, n.business_id, n.enterprise_id,
+           n.workflow_name, n.call_id, n.hold_id, n.started_at, CASE WHEN a.account_id IS NOT NULL THEN now() END
+    FROM toll.named_sessions AS n
+    LEFT JOIN public.accounts AS a ON a.account_id = n.account_name
+    WHERE n.session_id = ANY (unknown)
+    ORDER BY n.session_id
+    ON CONFLICT (session_id) DO NOTHING
+    RETURNING r.session_id, r.account_id, r.hold_id, true, NULL::text;
+    -- Those that were there without an account. While this transaction lasts nobody else finds their account, or rates anything of theirs.
+    RETURN QUERY
+    WITH held AS (
+        SELECT r.session_id, r.business_id FROM toll.rated_sessions AS r
+        WHERE r.session_id = ANY (unknown) AND r.account_id IS NULL ORDER BY r.session_id FOR UPDATE
+    )
+    UPDATE toll.rated_sessions AS r
+    SET account_id = a.account_id, charge_by = a.charge_by, plan_id = a.plan_id, tariff_id = a.tariff_id, currency = a.currency,
+        channel = n.channel, business_id = n.business_id, enterprise_id = n.enterprise_id, workflow_name = n.workflow_name,
+        call_id = n.call_id, hold_id = n.hold_id, resolved_at = now()
+    FROM held AS h
+    JOIN toll.named_sessions AS n ON n.session_id = h.session_id
+    JOIN public.accounts AS a ON a.account_id = n.account_name
+    WHERE r.session_id = h.session_id
+    RETURNING r.session_id, r.account_id, r.hold_id, false, h.business_id;
+END $$;
+REVOKE ALL ON FUNCTION toll.meet_sessions(uuid[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.meet_sessions(uuid[]) IS
+    'Notes of these sessions what their metadata say, where no account is known yet. Returns those that are new, and those that had no account and have one'
+    ' now. Those that still have none are locked';
