@@ -28,11 +28,12 @@ struct apply *apply_new(const struct apply_options *options, struct sink *sink, 
     apply->sink = sink;
     apply->metrics = metrics;
     apply->arena_size = options->batch_bytes + APPLY_DATAGRAM_ROOM;
-    apply->arena = malloc(apply->arena_size);
+    apply->got.arena = malloc(apply->arena_size);
+    apply->ahead.arena = malloc(apply->arena_size);
     apply->decoder = toll_decoder_new();
     apply->sessions = session_table_new();
     apply->scratch = session_table_new();
-    if (!apply->arena || !apply->decoder || !apply->sessions || !apply->scratch) {
+    if (!apply->got.arena || !apply->ahead.arena || !apply->decoder || !apply->sessions || !apply->scratch) {
         apply_free(apply);
         return NULL;
     }
@@ -75,8 +76,10 @@ void apply_free(struct apply *apply)
     session_table_free(apply->sessions);
     session_table_free(apply->scratch);
     toll_decoder_free(apply->decoder);
-    free(apply->arena);
-    free(apply->pieces);
+    free(apply->got.arena);
+    free(apply->ahead.arena);
+    free(apply->got.pieces);
+    free(apply->ahead.pieces);
     free(apply->places);
     free(apply->refused);
     free(apply->stream_list);
@@ -109,6 +112,7 @@ void apply_share(struct apply *apply, unsigned writer, unsigned writers, const s
 void apply_limit(struct apply *apply, uint64_t lsn)
 {
     apply->limit = lsn;
+    apply_drop_ahead(apply);
 }
 
 static void count_tally(struct apply *apply, const struct tally *tally)
@@ -141,7 +145,7 @@ int apply_start(struct apply *apply, struct journal_reader *reader, uint64_t lsn
         apply->unsure_to = 0;
     }
     apply->reader = reader;
-    apply->lsn = apply->passed = apply->to = lsn;
+    apply->lsn = apply->passed = apply->got.to = lsn;
     apply->counted_lsn = counted_lsn;
     size_batch(apply, SMALL_FIRST);
     return 0;
@@ -163,11 +167,14 @@ void apply_forget_lsn(struct apply *apply)
 static int finish(struct apply *apply)
 {
     struct sink_batch batch = {
-        .from = apply->lsn, .to = apply->to, .refused = apply->refused, .refused_count = apply->refused_count};
+        .from = apply->lsn, .to = apply->got.to, .refused = apply->refused, .refused_count = apply->refused_count};
     struct sink_counts *counts = &apply->tally.counts;
     int r = apply_list_changed(apply, &batch.stream_count);
 
-    counts->received = (uint32_t)apply->own_count;
+    apply->tally.replayed = apply->got.replayed;
+    counts->first_received_us = apply->got.first_received_us;
+    counts->last_received_us = apply->got.last_received_us;
+    counts->received = (uint32_t)apply->got.own_count;
     counts->stored = counts->received - counts->quarantined - counts->duplicates;
     batch.streams = apply->stream_list;
     batch.counts = *counts;
@@ -179,7 +186,7 @@ static int commit(struct apply *apply)
     int r = apply->sink->ops->commit(apply->sink);
 
     apply->unsure = apply->tally;
-    apply->unsure_to = r < 0 && apply->to != apply->lsn ? apply->to : 0;
+    apply->unsure_to = r < 0 && apply->got.to != apply->lsn ? apply->got.to : 0;
     return r;
 }
 
@@ -227,13 +234,13 @@ static void settle(struct apply *apply, int64_t now_us)
 static int run_batch(struct apply *apply, int64_t now_us)
 {
     struct sink *sink = apply->sink;
-    int r = sink->ops->begin(sink, apply->lsn, apply->to);
+    int r = sink->ops->begin(sink, apply->lsn, apply->got.to);
 
     if (r == 0)
         r = apply_load_streams(apply);
     if (r == 0)
         r = apply_drop_stored(apply);
-    if (r == 0 && (apply->own_count > 0 || apply->to == apply->lsn))
+    if (r == 0 && (apply->got.own_count > 0 || apply->got.to == apply->lsn))
         r = apply_store_pieces(apply);
     if (r == 0)
         r = finish(apply);
@@ -253,9 +260,9 @@ static int run_batch(struct apply *apply, int64_t now_us)
         metrics_add(&apply->metrics->quarantine_rows, apply->refused_count); /* until it is looked at */
         apply->quarantine_due_us = 0;
     }
-    if (apply->to > apply->counted_lsn)
-        apply->counted_lsn = apply->to;
-    apply->lsn = apply->passed = apply->to;
+    if (apply->got.to > apply->counted_lsn)
+        apply->counted_lsn = apply->got.to;
+    apply->lsn = apply->passed = apply->got.to;
     apply_clear_batch(apply);
     if (apply->small > 0)
         size_batch(apply, apply->small - 1);
@@ -270,9 +277,9 @@ int apply_step(struct apply *apply, int64_t now_us, bool advance)
     if (r < 0)
         return r;
     /* Marks are not worth a transaction, but where the writers are brought to one LSN. */
-    all = advance && apply->to > apply->lsn && (apply->scanned_bytes > 0 || apply->limit != UINT64_MAX);
-    if (apply->own_count == 0 && !all && (r == 0 || apply->scanned_bytes == 0)) {
-        apply->passed = apply->to;
+    all = advance && apply->got.to > apply->lsn && (apply->got.scanned_bytes > 0 || apply->limit != UINT64_MAX);
+    if (apply->got.own_count == 0 && !all && (r == 0 || apply->got.scanned_bytes == 0)) {
+        apply->passed = apply->got.to;
         return 0;
     }
     r = run_batch(apply, now_us);
@@ -412,7 +419,7 @@ uint64_t apply_passed(const struct apply *apply)
 
 bool apply_behind(const struct apply *apply)
 {
-    return apply->scanned_bytes > 0;
+    return apply->got.scanned_bytes > 0;
 }
 
 void apply_sessions(struct apply *apply, bool (*visit)(void *context, const struct session *session), void *context)

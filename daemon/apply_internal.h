@@ -54,6 +54,20 @@ struct verdicts {
     bool differ;
 };
 
+/* What was read of the journal for one batch: [from, to), taken apart. */
+struct gathered {
+    uint64_t from, to;
+    char *arena; /* bytes of its datagrams */
+    size_t arena_used;
+    struct piece *pieces;
+    size_t piece_count, piece_capacity;
+    size_t own_count;       /* … that are not others' */
+    size_t new_streams;     /* that the cache did not know */
+    uint64_t scanned_bytes; /* of the journal's datagrams, whosever they are */
+    uint64_t replayed;      /* frames that nobody counted as received yet */
+    int64_t first_received_us, last_received_us;
+};
+
 /* What a batch adds to the metrics when it is committed. */
 struct tally {
     struct sink_counts counts;
@@ -81,23 +95,17 @@ struct apply {
     bool careful;                 /* the last try was refused: find out which frames are at fault */
     int64_t quarantine_due_us;    /* monotonic: when to ask how full it is; 0: now */
 
-    /* The batch being built. */
-    char *arena; /* bytes of its datagrams */
-    size_t arena_size, arena_used;
-    struct piece *pieces;
-    size_t piece_count, piece_capacity;
+    /* The batch being built, and of the next what was read meanwhile. */
+    struct gathered got, ahead;
+    size_t arena_size;
     struct apply_place *places; /* memory for sorting: twice the capacity */
     size_t place_capacity;
     struct apply_place *order; /* within it: the pieces in the order in which they are built; NULL: as they came */
-    size_t own_count;          /* … that are not others' */
-    uint64_t scanned_bytes;    /* of the journal's datagrams, whosever they are */
     struct sink_refused *refused;
     size_t refused_count, refused_capacity;
     struct sink_stream **stream_list;
     size_t stream_capacity;
-    size_t new_streams; /* that the cache did not know */
     struct tally tally;
-    uint64_t to;                       /* where it ends; read so far */
     uint64_t limit;                    /* no batch goes beyond */
     struct verdicts verdicts[TARGETS]; /* of a careful batch */
     struct verdicts streak[TARGETS];   /* of the batches since the table last took something */
@@ -110,9 +118,12 @@ struct apply {
 /* apply_read.c */
 void apply_clear_batch(struct apply *apply);
 void apply_forget_streams(struct apply *apply);
-/* Reads on from apply->to until the batch is full or nothing durable is left. 1: it is full; 0: nothing is left; or a negative errno of the
- * reader. */
+/* Reads on, after what was read ahead, until the batch is full or nothing durable is left. 1: it is full; 0: nothing is left; or a negative errno
+ * of the reader. */
 int apply_gather(struct apply *apply) __attribute__((warn_unused_result));
+/* Reads some of the next batch while the server is busy with this one. 0 or -ENOMEM; other errors come up again in apply_gather(). */
+int apply_read_ahead(struct apply *apply) __attribute__((warn_unused_result));
+void apply_drop_ahead(struct apply *apply); /* it will be read again */
 int apply_load_streams(struct apply *apply) __attribute__((warn_unused_result));
 /* Marks the pieces' numbers as seen; drops duplicates, and puts what is no frame into quarantine. */
 int apply_drop_stored(struct apply *apply) __attribute__((warn_unused_result));

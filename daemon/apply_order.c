@@ -69,14 +69,12 @@ static bool reserve(struct apply *apply, size_t count)
  * noticed later by the time that a batch spans. */
 static bool is_short(const struct apply *apply)
 {
-    const struct sink_counts *counts = &apply->tally.counts;
-
-    return counts->last_received_us - counts->first_received_us <= apply->options.idle_timeout_us / 64;
+    return apply->got.last_received_us - apply->got.first_received_us <= apply->options.idle_timeout_us / 64;
 }
 
 void apply_order(struct apply *apply)
 {
-    size_t count = apply->piece_count;
+    size_t count = apply->got.piece_count;
     struct apply_place *from, *to;
 
     apply->order = NULL;
@@ -85,7 +83,7 @@ void apply_order(struct apply *apply)
     from = apply->places;
     to = from + count;
     for (size_t i = 0; i < count; i++)
-        from[i] = (struct apply_place){.key = apply->pieces[i].session, .piece = i};
+        from[i] = (struct apply_place){.key = apply->got.pieces[i].session, .piece = i};
     for (unsigned digit = 0; digit < DIGITS; digit++) {
         struct apply_place *sorted = to;
 
@@ -99,7 +97,7 @@ void apply_order(struct apply *apply)
 
 struct piece *apply_piece(const struct apply *apply, size_t index)
 {
-    return &apply->pieces[apply->order ? apply->order[index].piece : index];
+    return &apply->got.pieces[apply->order ? apply->order[index].piece : index];
 }
 
 /* In order of sessions the bytes lie all over the arena, which the processor's caches don't hold: a quarter of building was waiting for them. */
@@ -108,7 +106,7 @@ void apply_fetch_piece(const struct apply *apply, size_t index)
     static const size_t line = 64, ahead = 4, bytes = 256;
     const char *data;
 
-    if (!apply->order || index + 2 * ahead >= apply->piece_count)
+    if (!apply->order || index + 2 * ahead >= apply->got.piece_count)
         return;
     __builtin_prefetch(apply_piece(apply, index + 2 * ahead));
     data = apply_piece(apply, index + ahead)->origin.data;

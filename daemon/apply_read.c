@@ -17,24 +17,38 @@ enum { COMPANY = 1000 }; /* frames in a careful batch, if there are as many */
 /* Of each of them the database may know a thousand ranges of numbers, which are read into memory at once. */
 enum { NEW_STREAMS_MAX = 512 };
 
+/* What is read ahead at a time, in the time that the server takes for some hundred rows: it has more than that in its socket. */
+enum { AHEAD_BYTES = 256 * 1024 };
+
+static void clear_gathered(struct gathered *got, uint64_t lsn)
+{
+    for (size_t i = 0; i < got->piece_count; i++)
+        free(got->pieces[i].broken);
+    *got = (struct gathered){
+        .from = lsn, .to = lsn, .arena = got->arena, .pieces = got->pieces, .piece_capacity = got->piece_capacity};
+}
+
 void apply_clear_batch(struct apply *apply)
 {
-    for (size_t i = 0; i < apply->piece_count; i++)
-        free(apply->pieces[i].broken);
+    clear_gathered(&apply->got, apply->lsn);
     for (size_t i = 0; i < apply->refused_count; i++)
         free(apply->refused[i].reason);
-    apply->piece_count = apply->own_count = apply->refused_count = apply->arena_used = apply->new_streams = 0;
-    apply->scanned_bytes = 0;
-    apply->to = apply->lsn;
+    apply->refused_count = 0;
     apply->tally = (struct tally){.replayed = 0};
     for (struct known_stream *stream = apply->streams; stream; stream = stream->hh.next)
         rangeset_done(&stream->gathered);
+}
+
+void apply_drop_ahead(struct apply *apply)
+{
+    clear_gathered(&apply->ahead, 0);
 }
 
 void apply_forget_streams(struct apply *apply)
 {
     struct known_stream *stream = apply->streams, *next;
 
+    apply_drop_ahead(apply);        /* its pieces name them */
     HASH_CLEAR(hh, apply->streams); /* the table; its entries stay linked */
     for (; stream; stream = next) {
         next = stream->hh.next;
@@ -84,7 +98,7 @@ static struct known_stream *know_stream(struct apply *apply, const struct journa
             free(stream);
             return NULL;
         }
-        apply->new_streams++;
+        apply->got.new_streams++;
     }
     if (envelope->stream_base < stream->stream.base)
         stream->stream.base = envelope->stream_base;
@@ -101,15 +115,15 @@ static int add_run(struct apply *apply, struct known_stream *stream, uint64_t to
 
     if (stream->run_from >= to)
         return 0;
-    pieces = grow(apply->pieces, &apply->piece_capacity, apply->piece_count, sizeof(*pieces));
+    pieces = grow(apply->got.pieces, &apply->got.piece_capacity, apply->got.piece_count, sizeof(*pieces));
     if (!pieces)
         return -ENOMEM;
-    apply->pieces = pieces;
-    pieces[apply->piece_count++] = (struct piece){.origin = {.seq = stream->run_from, .lsn = lsn},
-                                                  .stream = stream,
-                                                  .seq_end = to,
-                                                  .others = true,
-                                                  .dropped = true};
+    apply->got.pieces = pieces;
+    pieces[apply->got.piece_count++] = (struct piece){.origin = {.seq = stream->run_from, .lsn = lsn},
+                                                      .stream = stream,
+                                                      .seq_end = to,
+                                                      .others = true,
+                                                      .dropped = true};
     stream->run_from = to;
     return 0;
 }
@@ -172,11 +186,11 @@ static int add_piece(struct apply *apply, const struct journal_record *record, s
 
     if (stream && close_run(apply, stream) < 0)
         return -ENOMEM;
-    pieces = grow(apply->pieces, &apply->piece_capacity, apply->piece_count, sizeof(*pieces));
+    pieces = grow(apply->got.pieces, &apply->got.piece_capacity, apply->got.piece_count, sizeof(*pieces));
     if (!pieces)
         return -ENOMEM;
-    apply->pieces = pieces;
-    piece = &pieces[apply->piece_count];
+    apply->got.pieces = pieces;
+    piece = &pieces[apply->got.piece_count];
     *piece = (struct piece){
         .origin = {.data = data,
                    .size = from->size,
@@ -198,29 +212,29 @@ static int add_piece(struct apply *apply, const struct journal_record *record, s
         if (!piece->broken)
             return -ENOMEM;
     }
-    apply->piece_count++;
-    apply->own_count++;
-    apply->tally.replayed += is_replayed(apply, record, from);
+    apply->got.piece_count++;
+    apply->got.own_count++;
+    apply->got.replayed += is_replayed(apply, record, from);
     return 0;
 }
 
-static void note_received(struct sink_counts *counts, int64_t received_us)
+static void note_received(struct gathered *got, int64_t received_us)
 {
-    if (counts->first_received_us == 0 || received_us < counts->first_received_us)
-        counts->first_received_us = received_us;
-    if (received_us > counts->last_received_us)
-        counts->last_received_us = received_us;
+    if (got->first_received_us == 0 || received_us < got->first_received_us)
+        got->first_received_us = received_us;
+    if (received_us > got->last_received_us)
+        got->last_received_us = received_us;
 }
 
 /* Keeps a record's bytes: its first piece that is this writer's own needs them. */
 static const char *keep_bytes(struct apply *apply, const struct journal_record *record)
 {
-    char *kept = apply->arena + apply->arena_used;
+    char *kept = apply->got.arena + apply->got.arena_used;
 
-    assert(record->size <= apply->arena_size - apply->arena_used);
+    assert(record->size <= apply->arena_size - apply->got.arena_used);
     memcpy(kept, record->payload, record->size);
-    apply->arena_used += record->size;
-    note_received(&apply->tally.counts, record->received_us);
+    apply->got.arena_used += record->size;
+    note_received(&apply->got, record->received_us);
     return kept;
 }
 
@@ -258,11 +272,11 @@ static void count_copies(struct apply *apply, const struct journal_record *recor
     while (datagram_next(parts, &piece)) {
         if (!is_own(apply, &piece, &session))
             continue;
-        apply->own_count++;
+        apply->got.own_count++;
         apply->tally.counts.duplicates++;
-        apply->tally.replayed += is_replayed(apply, record, &piece);
+        apply->got.replayed += is_replayed(apply, record, &piece);
     }
-    note_received(&apply->tally.counts, record->received_us);
+    note_received(&apply->got, record->received_us);
 }
 
 static int add_datagram(struct apply *apply, const struct journal_record *record)
@@ -322,38 +336,70 @@ static bool is_full(const struct apply *apply)
 {
     size_t rows = apply->most_rows < COMPANY ? COMPANY : apply->most_rows;
     bool many = apply->careful
-                    ? apply->piece_count >=
+                    ? apply->got.piece_count >=
                           rows /* what was refused needs company to show whether it is at fault or its table */
-                    : apply->own_count >= apply->most_rows ||
-                          apply->scanned_bytes / apply->options.writers >= apply->options.batch_bytes;
+                    : apply->got.own_count >= apply->most_rows ||
+                          apply->got.scanned_bytes / apply->options.writers >= apply->options.batch_bytes;
 
-    return many || apply->arena_used >= apply->most_bytes || apply->new_streams >= NEW_STREAMS_MAX ||
+    return many || apply->got.arena_used >= apply->most_bytes || apply->got.new_streams >= NEW_STREAMS_MAX ||
            journal_reader_lsn(apply->reader) >= apply->limit;
 }
 
-int apply_gather(struct apply *apply)
+/* Reads on for the batch in apply->got, about so many bytes. -EAGAIN: nothing durable is left. */
+static int read_on(struct apply *apply, uint64_t most_bytes)
 {
+    struct gathered *got = &apply->got;
+    uint64_t most = got->scanned_bytes + most_bytes;
     struct journal_record record;
     int r = 0;
 
-    if (journal_reader_lsn(apply->reader) != apply->to)
-        r = journal_reader_seek(apply->reader, apply->to);
-    while (r == 0 && !is_full(apply)) {
+    if (journal_reader_lsn(apply->reader) != got->to)
+        r = journal_reader_seek(apply->reader, got->to);
+    while (r == 0 && got->scanned_bytes < most && !is_full(apply)) {
         r = journal_reader_next(apply->reader, &record);
         if (r < 0)
             break;
         if (record.kind == JOURNAL_MARK)
             continue;
-        apply->scanned_bytes += record.size;
+        got->scanned_bytes += record.size;
         r = record.kind == JOURNAL_DATAGRAM ? add_datagram(apply, &record) : add_hole(apply, &record);
     }
-    apply->to = journal_reader_lsn(apply->reader);
-    if (r == -ENOMEM || (r != -EAGAIN && r < 0 && apply->scanned_bytes == 0))
-        return r;
+    got->to = journal_reader_lsn(apply->reader);
+    return r != -ENOMEM && close_runs(apply) < 0 ? -ENOMEM : r;
+}
+
+static void change_places(struct apply *apply)
+{
+    struct gathered ahead = apply->ahead;
+
+    apply->ahead = apply->got;
+    apply->got = ahead;
+}
+
+int apply_gather(struct apply *apply)
+{
+    int r;
+
+    if (apply->ahead.to > apply->ahead.from && apply->ahead.from == apply->got.to && apply->got.scanned_bytes == 0)
+        change_places(apply);
+    apply_drop_ahead(apply);
+    r = read_on(apply, UINT64_MAX / 2);
     /* Damage, or an error of the disk, comes up again when it is next in line: what lies before it is applied first. */
-    if (close_runs(apply) < 0)
-        return -ENOMEM;
+    if (r == -ENOMEM || (r != -EAGAIN && r < 0 && apply->got.scanned_bytes == 0))
+        return r;
     return r != -EAGAIN;
+}
+
+int apply_read_ahead(struct apply *apply)
+{
+    int r;
+
+    if (apply->ahead.to == 0)
+        apply->ahead.from = apply->ahead.to = apply->got.to;
+    change_places(apply);
+    r = read_on(apply, AHEAD_BYTES);
+    change_places(apply);
+    return r == -ENOMEM ? r : 0;
 }
 
 /* --- once: pieces ▶ pieces that are new ---------------------------------------------------------------------------------- */
@@ -478,8 +524,8 @@ int apply_drop_stored(struct apply *apply)
     uint64_t lsn = UINT64_MAX;
     int r = 0;
 
-    for (size_t i = 0; r == 0 && i < apply->piece_count; i++) {
-        struct piece *piece = &apply->pieces[i];
+    for (size_t i = 0; r == 0 && i < apply->got.piece_count; i++) {
+        struct piece *piece = &apply->got.pieces[i];
 
         if (piece->origin.lsn != lsn) { /* the next datagram; one without numbers is always new */
             lsn = piece->origin.lsn;

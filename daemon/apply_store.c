@@ -97,6 +97,8 @@ static int try_pieces(struct apply *apply, struct session_table *sessions, size_
         pthread_mutex_unlock(&apply->lock);
         if (r == 0 && ops->push)
             r = ops->push(apply->sink);
+        if (r == 0 && ops->push && !careful)
+            r = apply_read_ahead(apply);
     }
     if (r < 0)
         return r;
@@ -109,7 +111,7 @@ static size_t count_new(const struct apply *apply, size_t first, size_t end)
     size_t count = 0;
 
     for (size_t i = first; i < end; i++)
-        count += !apply->pieces[i].dropped;
+        count += !apply->got.pieces[i].dropped;
     return count;
 }
 
@@ -141,7 +143,7 @@ static int note_failure(struct apply *apply, size_t index, const size_t targets[
         if (targets[i])
             add_verdict(&apply->verdicts[i], 1, class);
     snprintf(reason, sizeof(reason), "%s", apply->sink->ops->error(apply->sink));
-    return apply_refuse(apply, &apply->pieces[index], reason);
+    return apply_refuse(apply, &apply->got.pieces[index], reason);
 }
 
 /* Halves [first, end) until the frames that are refused stand alone; the others are kept. Sessions are looked at anew in each
@@ -211,13 +213,13 @@ int apply_store_pieces(struct apply *apply)
     apply->order = NULL;
     if (!apply->careful) {
         apply_order(apply);
-        r = try_pieces(apply, apply->sessions, 0, apply->piece_count, false);
-        count_targets(&nothing, &apply->tally, count_new(apply, 0, apply->piece_count), taken);
+        r = try_pieces(apply, apply->sessions, 0, apply->got.piece_count, false);
+        count_targets(&nothing, &apply->tally, count_new(apply, 0, apply->got.piece_count), taken);
         for (size_t i = 0; i < TARGETS; i++)
             apply->verdicts[i].taken = taken[i];
         return r;
     }
-    r = try_carefully(apply, 0, apply->piece_count);
+    r = try_carefully(apply, 0, apply->got.piece_count);
     return r == 0 && table_at_fault(apply) ? -EINVAL : r;
 }
 

@@ -77,7 +77,7 @@ const struct config_option config_options[] = {
 
     {"batch", "rows", "50000", INT(batch.rows, 1, 1000000), RELOADABLE, .doc = "frames in one transaction at most"},
     {"batch", "bytes", "8M", BYTES(batch.bytes, 64 * KB, 256 * MB),
-     .doc = "bytes in one transaction at most; bounds the writer's memory"},
+     .doc = "bytes in one transaction at most; bounds the writer's memory, which holds twice that"},
     {"batch", "age", "100ms", DURATION(batch.age_us, 0, 1 * MIN), RELOADABLE,
      .doc = "how long a frame may wait for company"},
 
