@@ -32,7 +32,8 @@ struct sink_postgres {
     bool claimed;           /* … and has been the one that moves the watermark */
     struct sink_claim claim;
     int64_t batch_id;
-    bool careful; /* in this transaction */
+    int64_t event_id; /* below those of its events: this connection takes them in ascending order */
+    bool careful;     /* in this transaction */
     enum pg_bypass bypass;
     struct pg_send rows;
     struct copy_buffer quarantine;
@@ -279,14 +280,16 @@ static int move_watermark(struct sink_postgres *s, uint64_t from, uint64_t to)
     r = pg_query(
         &s->pg, &result,
         "UPDATE toll.journals SET lsn = $4::bigint, seen_at = now() WHERE journal_id = $1::uuid AND writer = $2::integer "
-        "AND lsn = $3::bigint AND run = $5::uuid RETURNING nextval('toll.batch_id_seq')",
+        "AND lsn = $3::bigint AND run = $5::uuid RETURNING nextval('toll.batch_id_seq'), nextval('public.billing_events_id_seq')",
         5, parameters);
     if (r < 0)
         return r;
-    if (PQntuples(result) == 1)
+    if (PQntuples(result) == 1) {
         s->batch_id = strtoll(PQgetvalue(result, 0, 0), NULL, 10);
-    else
+        s->event_id = strtoll(PQgetvalue(result, 0, 1), NULL, 10);
+    } else {
         r = -ESTALE;
+    }
     PQclear(result);
     return r;
 }
@@ -381,22 +384,25 @@ static int store_quarantine(struct sink_postgres *s, const struct sink_batch *ba
 static int store_batch(struct sink_postgres *s, const struct sink_batch *batch)
 {
     const struct sink_counts *c = &batch->counts;
-    char row[256], first[24] = "NULL", last[24] = "NULL";
+    char row[320], first[24] = "NULL", last[24] = "NULL", event[24] = "NULL";
     const char *parameters[] = {s->journal, row};
 
     if (c->received > 0) { /* else nothing in the range is this writer's */
         snprintf(first, sizeof(first), "%" PRId64, c->first_received_us);
         snprintf(last, sizeof(last), "%" PRId64, c->last_received_us);
     }
+    if (c->events > 0)
+        snprintf(event, sizeof(event), "%" PRId64, s->event_id + 1);
     /* One array, for it is all numbers. */
-    snprintf(row, sizeof(row), "{%" PRId64 ",%s,%" PRIu64 ",%" PRIu64 ",%u,%u,%u,%u,%u,%u,%s,%s}", s->batch_id,
+    snprintf(row, sizeof(row), "{%" PRId64 ",%s,%" PRIu64 ",%" PRIu64 ",%u,%u,%u,%u,%u,%u,%s,%s,%s}", s->batch_id,
              s->writer, batch->from, batch->to, c->received, c->stored, c->quarantined, c->duplicates, c->events,
-             c->transcripts, first, last);
+             c->transcripts, first, last, event);
     return pg_run(
         &s->pg, NULL,
         "INSERT INTO toll.batches (journal_id, batch_id, writer, from_lsn, to_lsn, received, stored, quarantined, duplicates, events, "
-        "transcripts, first_received_at, last_received_at) SELECT $1::uuid, n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], "
-        "to_timestamp(n[11] / 1e6), to_timestamp(n[12] / 1e6) FROM (SELECT $2::bigint[] AS n) AS counted",
+        "transcripts, first_received_at, last_received_at, first_event_id, last_event_id) "
+        "SELECT $1::uuid, n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], to_timestamp(n[11] / 1e6), to_timestamp(n[12] / 1e6), "
+        "n[13], CASE WHEN n[9] > 0 THEN currval('public.billing_events_id_seq') END FROM (SELECT $2::bigint[] AS n) AS counted",
         2, parameters);
 }
 
