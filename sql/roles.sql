@@ -131,7 +131,7 @@ BEGIN
     GRANT INSERT, UPDATE ON toll.journals TO toll_ingest;
     GRANT INSERT, UPDATE, DELETE ON toll.journal_runs TO toll_ingest;
     GRANT INSERT, UPDATE, DELETE ON toll.streams TO toll_ingest;
-    GRANT INSERT ON toll.batches, toll.quarantine, toll.gaps TO toll_ingest;
+    GRANT INSERT ON toll.batches, toll.session_queue, toll.quarantine, toll.gaps TO toll_ingest;
     GRANT INSERT, UPDATE ON public.billing_sessions TO toll_ingest;
     GRANT INSERT, DELETE ON toll.open_sessions TO toll_ingest;
     GRANT INSERT ON public.billing_events, public.session_transcripts TO toll_ingest;

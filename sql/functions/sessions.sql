@@ -39,6 +39,9 @@ BEGIN
         INSERT INTO toll.open_sessions (session_id)
         SELECT a.session_id FROM added AS a WHERE a.ended_at IS NULL
         ON CONFLICT DO NOTHING
+    ), queued AS (
+        INSERT INTO toll.session_queue (journal_id, writer, session_id)
+        SELECT insert_sessions.journal, insert_sessions.writer, a.session_id FROM added AS a
     )
     SELECT a.session_id FROM added AS a;
 END $$;
@@ -180,7 +183,12 @@ BEGIN
         WHERE s.session_id = n.session_id
         RETURNING s.session_id, s.ended_at IS NOT NULL AS ended,
             s.ended_at IS NOT NULL AND NOT n.from_memory AND NOT n.sealed AND (n.rows > 0 OR n.ends_now OR n.orphaned_now) AS to_sum,
-            s.ended_at IS NOT NULL AND n.old_ended IS NULL AS closed
+            s.ended_at IS NOT NULL AND n.old_ended IS NULL AS closed,
+            -- What rating goes by: it takes no notice of events here.
+            s.ended_at IS DISTINCT FROM n.old_ended OR s.started_at <> n.old_started OR n.metadata IS NOT NULL AS to_rate
+    ), queued AS (
+        INSERT INTO toll.session_queue (journal_id, writer, session_id)
+        SELECT settle_sessions.journal, settle_sessions.writer, w.session_id FROM written AS w WHERE w.to_rate
     ), closed AS (
         DELETE FROM toll.open_sessions AS o
         USING written AS w
