@@ -35,7 +35,8 @@ static int store_frame(struct apply *apply, struct session_table *sessions, cons
 
     row.occurred_us = clamp_time(apply, frame->time_us, piece->origin.received_us, &row.reported_us);
     if (frame->has_session_id && frame->type != TOLL_FRAME_GAP)
-        r = session_apply(sessions, frame, row.occurred_us, row.reported_us, piece->origin.received_us);
+        r = session_apply(sessions, frame, row.occurred_us, row.reported_us, piece->origin.received_us,
+                          piece->stream ? idhash_host(piece->stream->hh.hashv) : 0);
     if (r == 0 && !session_frame)
         r = apply->sink->ops->add(apply->sink, &row);
     apply->tally.counts.transcripts += frame->type == TOLL_FRAME_TRANSCRIPT;

@@ -10,6 +10,13 @@
 /* 32 bits of a hash over size bytes, with a secret drawn at the process's first use. Thread-safe. */
 uint32_t idhash(const void *data, size_t size);
 
+/* The hash of a stream's key as a number of 28 bits, never 0: by it, threads speak of a sender without sharing tables. Two senders may have the same. */
+static inline uint32_t idhash_host(uint32_t hash)
+{
+    hash &= 0x0FFFFFFF;
+    return hash ? hash : 1;
+}
+
 #define HASH_FUNCTION(keyptr, keylen, hashv) ((hashv) = idhash((keyptr), (keylen)))
 #define HASH_NONFATAL_OOM                    1
 #include <uthash.h>

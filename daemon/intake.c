@@ -3,10 +3,12 @@
 
 #include "daemon/clock.h"
 #include "daemon/closer.h"
+#include "daemon/credit.h"
 #include "daemon/datagram.h"
 #include "daemon/door.h"
 #include "daemon/log.h"
 #include "proto/frame.h"
+#include "proto/peek.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -33,6 +35,7 @@ struct intake {
     struct streams *streams;
     struct closer *closer;
     struct door *door;
+    struct credit *credit;
     uv_loop_t *loop;
     int fd;
     size_t descriptors_most;
@@ -117,6 +120,15 @@ static struct stream *find_stream(struct intake *intake, const struct datagram *
     return stream;
 }
 
+/* Somebody's credit is short: whose frame is this? */
+static void note_session(struct intake *intake, const struct stream *stream, const struct datagram_piece *piece)
+{
+    uint8_t id[16];
+
+    if (stream && !piece->broken && toll_peek_session(piece->data, piece->size, id))
+        credit_note(intake->credit, id, stream_host(stream));
+}
+
 int intake_datagram(struct intake *intake, const struct datagram *datagram, int64_t now_us)
 {
     struct stream *stream = NULL;
@@ -131,8 +143,11 @@ int intake_datagram(struct intake *intake, const struct datagram *datagram, int6
         if (!stream)
             return -EAGAIN; /* out of memory: the same again later */
     }
-    while (datagram_next(&parts, &piece))
+    while (datagram_next(&parts, &piece)) {
         frames++;
+        if (!credit_none(intake->credit))
+            note_session(intake, stream, &piece);
+    }
     r = door_pass(intake->door, datagram, &parts, stream, frames);
     if (r == 0 && stream)
         r = stream_note(stream, parts.envelope.stream_seq, parts.envelope.stream_seq + parts.envelope.stream_count);
@@ -160,6 +175,34 @@ int intake_datagram(struct intake *intake, const struct datagram *datagram, int6
     return 0;
 }
 
+/* --- credit ----------------------------------------------------------------------------------------------------------------- */
+
+static void show_on_page(void *context, uint32_t host, struct ackpage *page)
+{
+    struct intake *intake = context;
+
+    credit_show(intake->credit, host, page);
+}
+
+static void show_credit(struct intake *intake)
+{
+    if (!credit_changed(intake->credit))
+        return;
+    streams_foreach_page(intake->streams, show_on_page, intake);
+    credit_shown(intake->credit);
+}
+
+void intake_set_credit(struct intake *intake, struct credit_session *list, size_t count)
+{
+    static struct log_limit limit = LOG_LIMIT(2, 60 * 1000000);
+
+    if (credit_replace(intake->credit, list, count) < 0) { /* it is read again every few seconds */
+        log_limited(&limit, LOG_LEVEL_WARNING, "workers are not told whose credit is short: out of memory");
+        free(list);
+    }
+    show_credit(intake);
+}
+
 /* --- acknowledging -------------------------------------------------------------------------------------------------------- */
 
 static void acknowledge(struct intake *intake)
@@ -178,6 +221,7 @@ static void acknowledge(struct intake *intake)
         break;
     }
     streams_publish(intake->streams, lsn);
+    show_credit(intake);
 }
 
 static enum ackpage_state page_state(const struct intake *intake)
@@ -487,14 +531,18 @@ int intake_new(struct intake **ret, const struct intake_options *options, uv_loo
     intake->loop = loop;
     intake->fd = fd;
     intake->descriptors_most = descriptors_most();
-    intake->streams = streams_new(&options->streams);
+    intake->options.streams.attached = show_on_page;
+    intake->options.streams.context = intake;
+    intake->streams = streams_new(&intake->options.streams);
+    intake->credit = credit_new();
     intake->door = door_new(metrics);
-    r = intake->streams && intake->door ? closer_new(&intake->closer) : -ENOMEM;
+    r = intake->streams && intake->door && intake->credit ? closer_new(&intake->closer) : -ENOMEM;
     if (r == 0)
         r = uv_poll_init(loop, &intake->readable, fd);
     if (r < 0) {
         closer_free(intake->closer);
         door_free(intake->door);
+        credit_free(intake->credit);
         streams_free(intake->streams);
         free(intake);
         return r;
@@ -573,5 +621,6 @@ void intake_free(struct intake *intake)
     streams_free(intake->streams);
     closer_free(intake->closer);
     door_free(intake->door);
+    credit_free(intake->credit);
     free(intake);
 }

@@ -4,6 +4,7 @@
 #ifndef TOLL_DAEMON_INTAKE_H
 #define TOLL_DAEMON_INTAKE_H
 
+#include "daemon/credit.h"
 #include "daemon/journal.h"
 #include "daemon/listener.h"
 #include "daemon/metrics.h"
@@ -51,6 +52,10 @@ void intake_renew(struct intake *intake, void (*renew)(void *context));
 
 /* Above so many rows the door is closed to what would be quarantined: see door.h. */
 void intake_set_quarantine_limit(struct intake *intake, uint64_t rows);
+
+/* Which sessions are short of credit: what the ack pages say from now on. Takes the list over. While it is not empty, frames that pass by are looked at for
+ * their session: their sender's page is told of it. */
+void intake_set_credit(struct intake *intake, struct credit_session *list, size_t count);
 
 /* Not reading: -ENOSPC, the journal has no space; -EAGAIN, out of memory, for a moment. 0: reading. */
 int intake_paused(const struct intake *intake);

@@ -293,7 +293,7 @@ static bool add_usage(struct session_totals *totals, const struct toll_frame *fr
 }
 
 int session_apply(struct session_table *table, const struct toll_frame *frame, int64_t occurred_us, int64_t reported_us,
-                  int64_t received_us)
+                  int64_t received_us, uint32_t host)
 {
     struct session *session = get(table, frame->session_id);
     struct session_change *change = session ? plan(table, session) : NULL;
@@ -317,6 +317,8 @@ int session_apply(struct session_table *table, const struct toll_frame *frame, i
     if (session->last_us < occurred_us)
         session->last_us = occurred_us;
     session->last_received_us = received_us;
+    if (host)
+        session->host = host & 0x0FFFFFFF;
     DL_DELETE2(table->oldest, session, older, newer);
     DL_APPEND2(table->oldest, session, older, newer);
     return 0;

@@ -25,9 +25,10 @@ struct session {
     struct session *next;          /* in its bucket of the hash table */
     struct session *older, *newer; /* by last frame */
     uint32_t change;               /* in the batch being built: its number, from 1; or 0 */
-    bool has_start, ended;
-    bool stored; /* its row is known to exist */
-    bool whole;  /* memory is the whole story */
+    uint32_t host : 28; /* the sender of its last frame that had one: idhash_host() of the stream's key; or 0 */
+    bool has_start : 1, ended : 1;
+    bool stored : 1; /* its row is known to exist */
+    bool whole : 1;  /* memory is the whole story */
     struct session_totals totals;
     int64_t started_us;       /* of its start; without one, of its first frame */
     int64_t last_us;          /* latest occurred_at of a frame: where an orphan ends */
@@ -59,9 +60,9 @@ void session_table_free(struct session_table *table);
 void session_table_clear(struct session_table *table); /* forgets everything, changes too */
 
 /* Applies a frame to its session, which is made known if need be. occurred_us is the time to store; reported_us the sender's own where that
- * was clamped. 0 or -ENOMEM. */
+ * was clamped; host its sender (see struct session), 0: without an envelope. 0 or -ENOMEM. */
 int session_apply(struct session_table *table, const struct toll_frame *frame, int64_t occurred_us, int64_t reported_us,
-                  int64_t received_us) __attribute__((warn_unused_result));
+                  int64_t received_us, uint32_t host) __attribute__((warn_unused_result));
 
 /* Plans to close every session without a frame since before_us (receive time), at most max. Returns how many, or -ENOMEM. */
 int session_plan_orphans(struct session_table *table, int64_t before_us, size_t max)

@@ -294,7 +294,14 @@ int stream_attach(struct streams *streams, struct stream *stream, struct ackpage
     stream->peer->pages++;
     streams->pages++;
     ackpage_begin(page, streams->options.epoch, stream->acked, streams->state, now_boottime_ms);
+    if (streams->options.attached)
+        streams->options.attached(streams->options.context, stream_host(stream), page);
     return 0;
+}
+
+uint32_t stream_host(const struct stream *stream)
+{
+    return idhash_host(stream->hh.hashv);
 }
 
 void stream_set_client(struct stream *stream, const char *name, size_t size)
@@ -420,6 +427,14 @@ void streams_tend(struct streams *streams, enum ackpage_state state, uint64_t no
         }
     }
     reap(streams, candidates, fds, count);
+}
+
+void streams_foreach_page(const struct streams *streams,
+                          void (*visit)(void *context, uint32_t host, struct ackpage *page), void *context)
+{
+    for (const struct stream *stream = streams->table; stream; stream = stream->hh.next)
+        if (stream->page)
+            visit(context, stream_host(stream), stream->page);
 }
 
 size_t streams_count(const struct streams *streams)

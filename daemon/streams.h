@@ -17,6 +17,9 @@ struct streams_options {
     size_t pages_max, pages_max_per_uid; /* ack pages */
     uint64_t epoch;                      /* of this run */
     int64_t stall_us;                    /* a hole that has stood for so long is reported */
+    /* A page has just got its first contents. host: as stream_host(). May be NULL. */
+    void (*attached)(void *context, uint32_t host, struct ackpage *page);
+    void *context;
 };
 
 /* What is wrong with a stream, the worst first. Reported for an hour, or until it is over. */
@@ -66,6 +69,9 @@ int stream_attach(struct streams *streams, struct stream *stream, struct ackpage
 void stream_set_client(struct stream *stream, const char *name, size_t size); /* cut to what fits */
 void stream_set_pid(struct stream *stream, uint32_t pid); /* of its latest datagram; 0: not visible */
 
+/* What threads call the stream: idhash_host() of its key, the uid and the id. */
+uint32_t stream_host(const struct stream *stream);
+
 /* Notes that a datagram with numbers [seq, end) is about to be journaled. -E2BIG: its numbers have too many holes, refuse it; -ENOMEM.
  * Then, when it is in the journal up to end_lsn, stream_journaled(). That may forget another stream with holes: all streams together have room
  * for 131,072. */
@@ -81,6 +87,9 @@ void streams_publish(struct streams *streams, uint64_t ack_lsn);
 
 /* Once in a while: heartbeat and state into every page; pages of dead workers are dropped. */
 void streams_tend(struct streams *streams, enum ackpage_state state, uint64_t now_boottime_ms);
+
+void streams_foreach_page(const struct streams *streams,
+                          void (*visit)(void *context, uint32_t host, struct ackpage *page), void *context);
 
 size_t streams_count(const struct streams *streams);
 size_t streams_pages(const struct streams *streams);

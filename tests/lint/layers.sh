@@ -19,6 +19,7 @@ datagram: proto
 journal:
 ackpage:
 streams: ackpage proto
+credit: ackpage
 session: proto
 sink: session share proto
 batch: sink session proto
@@ -32,16 +33,17 @@ apply: journal datagram share session streams sink proto
 writer: apply journal registration share sink
 writers: writer apply journal registration share sink
 door: datagram listener ackpage streams proto
-intake: door closer listener datagram journal ackpage streams proto
+intake: credit door closer listener datagram journal ackpage streams proto
 pipeline: intake writers writer journal sink
+rating: credit pg
 alarm:
-watch: alarm intake streams writers writer journal
+watch: alarm rating intake streams writers writer journal
 config:
 control: proto
-commands: watch alarm control intake streams writers writer apply journal session
+commands: watch alarm rating control intake streams writers writer apply journal session
 options: config
 offline: options config journal migrate pg
-main: options config offline journal listener pipeline intake writers writer sink sink_log sink_postgres watch control commands
+main: options config offline journal listener pipeline rating intake writers writer sink sink_log sink_postgres watch control commands
 ctl: config control proto
 tollctl: config ctl
 '

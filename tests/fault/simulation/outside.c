@@ -263,3 +263,11 @@ void ackpage_set_heartbeat(struct ackpage *page, uint64_t now_boottime_ms)
     if (!page->host->dead)
         page->worker->page.heartbeat_ms = (int64_t)now_boottime_ms;
 }
+
+void ackpage_set_credit(struct ackpage *page, const struct ackpage_credit *entries, size_t count, bool more)
+{
+    (void)page; /* nobody rates here */
+    (void)entries;
+    (void)count;
+    (void)more;
+}
