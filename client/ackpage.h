@@ -37,6 +37,12 @@ void toll_ackpage_done(struct toll_ackpage *page);
  * not ours. */
 bool toll_ackpage_read(const struct toll_ackpage *page, struct toll_acks *ret);
 
+/* The state that the credit table gives a session: 0 (ok: it is not in the table), 1 low, 2 exhausted; 1 as well where it is not in a table that could not
+ * hold all. Any thread, also while the daemon writes: then it is read again, but not for ever. A number that is none of these is 0. */
+uint32_t toll_ackpage_credit(const struct toll_ackpage *page, const uint8_t session_id[static 16]);
+/* One look for that: false if the daemon was writing, so that *ret may be of a table that never was. */
+bool toll_ackpage_look(const struct toll_ackpage *page, const uint8_t session_id[static 16], uint32_t *ret);
+
 /* Closes fd if it still is the file with this inode. Shared with the socket, for the same reason. */
 void toll_fd_close_own(int fd, uint64_t inode);
 

@@ -260,7 +260,7 @@ static int make_ready(struct toll_sender *s, uint64_t now)
         pthread_mutex_lock(&s->lock);
         s->page.fd = page.fd;
         s->page.inode = page.inode;
-        __atomic_store_n(&s->page.map, page.map, __ATOMIC_RELAXED); /* toll_sender_fetch() */
+        __atomic_store_n(&s->page.map, page.map, __ATOMIC_RELEASE); /* toll_sender_fetch(), toll_credit() */
         pthread_mutex_unlock(&s->lock);
     }
     if (s->link.fd >= 0)

@@ -133,6 +133,14 @@ int toll_snapshot(struct toll *t, const unsigned char session_id[16], struct tol
     return r;
 }
 
+enum toll_credit toll_credit(struct toll *t, const unsigned char session_id[16])
+{
+    if (!session_id)
+        return TOLL_CREDIT_OK;
+    toll_enter(t);
+    return (enum toll_credit)toll_ackpage_credit(&t->sender.page, session_id);
+}
+
 int toll_stats(struct toll *t, struct toll_stats *ret)
 {
     toll_enter(t);

@@ -202,6 +202,19 @@ struct toll_snapshot {
 TOLL_API int toll_snapshot(struct toll *toll, const unsigned char session_id[16], struct toll_snapshot *ret)
     __attribute__((warn_unused_result));
 
+/* Whether a call's account can still pay for it, where accounts are prepaid. */
+enum toll_credit {
+    TOLL_CREDIT_OK = 0,
+    TOLL_CREDIT_LOW = 1,       /* at or below the account's threshold: time to tell the caller */
+    TOLL_CREDIT_EXHAUSTED = 2, /* nothing is left: time to end the call */
+};
+
+/* What the daemon has said last, within a second of the usage or the top-up that changed it: an atomic read without lock, system call or round trip, for
+ * before every turn. Any thread; of sessions that this process has recorded something of. TOLL_CREDIT_OK also for an account that pays afterwards, before the
+ * daemon has first answered, and with a daemon that does not rate; while the daemon is away, what it said last stands. Where more than 168 sessions of
+ * this process are short at once, the exhausted ones are told of first, and TOLL_CREDIT_LOW is said of those that it can't tell. */
+TOLL_API enum toll_credit toll_credit(struct toll *toll, const unsigned char session_id[16]);
+
 struct toll_stats {
     uint64_t recorded;          /* frames accepted */
     uint64_t acked;             /* of those: durable */
