@@ -18,6 +18,9 @@
     X(batch_stuck, WARNING, "storing goes on")                                                                         \
     X(intake_paused, WARNING, "receiving goes on")                                                                     \
     X(quarantine_full, ERROR, "the quarantine has room again")                                                         \
+    X(rating_stopped, ERROR, "rating goes on")                                                                         \
+    X(rating_retrying, WARNING, "rating goes on")                                                                      \
+    X(rating_behind, WARNING, "rating has caught up")                                                                  \
     X(streams_poisoned, WARNING, "no stream is poisoned any more")                                                     \
     X(streams_dead, WARNING, "no dead stream is left")                                                                 \
     X(streams_stalled, WARNING, "no stream is stalled any more")                                                       \

@@ -131,6 +131,26 @@ static void put_writers(struct map *map, struct writers *writers)
     map->pairs++;
 }
 
+/* rated_lsn is comparable with committed_lsn: of the writers of this journal, the one that is rated least far. */
+static void put_rating(struct map *map, struct rating *rating, const struct journal *journal)
+{
+    uint64_t lsn = UINT64_MAX;
+    struct rating_status status;
+
+    if (!rating) {
+        put_text(map, "rating", "off");
+        return;
+    }
+    rating_get_status(rating, &status);
+    put_text(map, "rating", rating_state_name(status.state));
+    put_text(map, "rating_error", status.error);
+    for (size_t i = 0; i < status.place_count; i++)
+        if (memcmp(status.places[i].journal, journal_uuid(journal), 16) == 0 && status.places[i].lsn < lsn)
+            lsn = status.places[i].lsn;
+    if (lsn != UINT64_MAX)
+        put_uint(map, "rated_lsn", lsn);
+}
+
 static void put_other_metric(void *context, const char *name, enum metric_kind kind, const char *help, uint64_t value)
 {
     static const char *const shown[] = {"frames_received", "frames_stored", "frames_duplicate", "frames_quarantined",
@@ -167,6 +187,7 @@ static void run_status(void *context, const msgpack_object *args, struct control
     put_writers(&map, c->writers);
     put_frames(&map, c->metrics);
     put_journal(&map, c->journal, c->watch, &status);
+    put_rating(&map, c->rating, c->journal);
     put_uint(&map, "sessions_live", writers_session_count(c->writers));
     put_uint(&map, "streams", streams_count(streams));
     put_uint(&map, "ack_pages", streams_pages(streams));

@@ -6,6 +6,7 @@
 #include "daemon/intake.h"
 #include "daemon/journal.h"
 #include "daemon/metrics.h"
+#include "daemon/rating.h"
 #include "daemon/watch.h"
 #include "daemon/writers.h"
 
@@ -22,6 +23,7 @@ struct commands {
     struct journal *journal;
     const struct metrics *metrics;
     struct watch *watch;      /* the alarms */
+    struct rating *rating;    /* NULL: there is none */
     const char *sink_name;    /* "postgres", "log" */
     const char *ack_name;     /* "sync" … */
     int64_t started_us;       /* monotonic */

@@ -49,6 +49,11 @@ struct config {
         int64_t quarantine_rows;
         int64_t stream_stall_us;
     } limits;
+    struct {
+        bool enabled;
+        int64_t batch_events;
+        int64_t poll_us;
+    } rating;
 };
 
 enum { CONFIG_ERROR_MAX = 512, CONFIG_NAMES_MAX = 1024 };

@@ -100,6 +100,13 @@ const struct config_option config_options[] = {
      .doc = "with so many rows in toll.quarantine, datagrams with invalid frames are refused"},
     {"limits", "stream_stall", "30s", DURATION(limits.stream_stall_us, 1 * MS, 1 * DAY),
      .doc = "an alarm is raised when numbers of a stream are missing for so long"},
+
+    {"rating", "enabled", "true", BOOL(rating.enabled),
+     .doc = "rate what is stored: prices, wallets, cut-offs; needs a database"},
+    {"rating", "batch_events", "20000", INT(rating.batch_events, 1, 1000000), RELOADABLE,
+     .doc = "events rated in one transaction, at most about"},
+    {"rating", "poll", "1s", DURATION(rating.poll_us, 50 * MS, 1 * HR), RELOADABLE,
+     .doc = "how often to look for what no batch of this daemon's told of: that of other daemons"},
 };
 
 const size_t config_options_count = sizeof(config_options) / sizeof(config_options[0]);

@@ -76,6 +76,8 @@ bool control_abandoned(const struct control_request *request);
  * status    {version, uptime_s, pid, sink ("postgres", "log"), sink_state, sink_error, ack, frames_received, frames_stored,
  *            frames_duplicate, frames_quarantined, frames_pending, journal_id, journal_lsn, durable_lsn, committed_lsn, oldest_lsn,
  *            backlog_bytes, journal_bytes, sessions_live, streams, ack_pages, intake ("reading", "paused"), backlog_age_s, quarantine_rows, quarantine_limit,
+ *            rating ("off", "waiting", "ok", "retrying", "stopped"), rating_error, rated_lsn (missing: nothing was rated lately), rating_lag_ms,
+ *            rating_waiting (events),
  *            alarms [{alarm (its name), since_us (since the epoch), text (what is wrong, and what to do), figures}, the worst first], …}
  * sessions  {limit} → [session …], latest activity first
  * session   {session_id} → {session_id, started_at_us, last_activity_us, llm_calls, llm_input_tokens, llm_output_tokens, tts_calls,

@@ -10,6 +10,8 @@
 #include "daemon/offline.h"
 #include "daemon/options.h"
 #include "daemon/pipeline.h"
+#include "daemon/rating.h"
+#include "daemon/rating_db.h"
 #include "daemon/sink_log.h"
 #include "daemon/sink_postgres.h"
 #include "daemon/version.h"
@@ -37,6 +39,7 @@ struct tolld {
     struct metrics metrics;
     struct journal *journal;
     struct pipeline *pipeline;
+    struct rating *rating; /* NULL: there is none */
     struct control *control;
     struct commands commands;
     struct watch watch;
@@ -226,15 +229,60 @@ static void on_progress(void *context, const struct writer_status *status)
 {
     struct tolld *d = context;
 
+    if (d->rating && status->state == WRITER_OK)
+        rating_wake(d->rating);
     watch_look(&d->watch, status);
     commands_progress(&d->commands, status);
 }
 
-static void on_ended(void *context)
+static void on_all_ended(void *context)
 {
     struct tolld *d = context;
 
     uv_stop(&d->loop);
+}
+
+/* All is stored that could be: rating may have a last look, for half of the time that is left at most. */
+static void on_pipeline_ended(void *context)
+{
+    struct tolld *d = context;
+
+    if (d->rating)
+        rating_stop(d->rating, d->config.daemon.shutdown_deadline_us / 2);
+    else
+        on_all_ended(d);
+}
+
+static void on_rating_changed(void *context)
+{
+    struct tolld *d = context;
+    struct credit_session *list;
+    size_t count;
+
+    if (rating_take_credit(d->rating, &list, &count))
+        intake_set_credit(pipeline_intake(d->pipeline), list, count);
+}
+
+/* On rating's thread: whose frames of the session came last. */
+static uint32_t host_of_session(void *context, const uint8_t id[static 16])
+{
+    struct tolld *d = context;
+    struct session session;
+
+    return writers_session(pipeline_writers(d->pipeline), id, &session) ? session.host : 0;
+}
+
+static struct rating_options rating_options_of(struct tolld *d)
+{
+    return (struct rating_options){
+        .batch_events = (int)d->config.rating.batch_events,
+        .poll_us = d->config.rating.poll_us,
+        .retry_max_us = d->config.database.retry_max_us,
+        .host = host_of_session,
+        .changed = on_rating_changed,
+        .ended = on_all_ended,
+        .context = d,
+    };
 }
 
 static struct writer_options writer_options_of(struct tolld *d)
@@ -321,6 +369,11 @@ static void on_reload(uv_signal_t *handle, int number)
         options = writer_options_of(d);
         options.host = "";
         writers_set_options(pipeline_writers(d->pipeline), &options);
+        if (d->rating) {
+            const struct rating_options rating = rating_options_of(d);
+
+            rating_set_options(d->rating, &rating);
+        }
         set_watch_limits(d);
         journal_set_limits(d->journal, (uint64_t)d->config.journal.max_bytes,
                            (uint64_t)d->config.journal.min_free_bytes, d->config.journal.retention_us);
@@ -355,7 +408,7 @@ static int start_pipeline(struct tolld *d)
         .writers = {.writer = writer_options_of(d), .count = count_writers(d), .sink = make_sink, .sink_context = d},
         .progress = on_progress,
         .broken = on_broken,
-        .ended = on_ended,
+        .ended = on_pipeline_ended,
         .context = d,
     };
     char host[256] = "";
@@ -365,12 +418,33 @@ static int start_pipeline(struct tolld *d)
     return pipeline_new(&d->pipeline, &options, &d->loop, d->socket, d->journal, &d->metrics);
 }
 
+static int start_rating(struct tolld *d)
+{
+    const struct rating_options options = rating_options_of(d);
+    const struct rating_db_options postgres = {
+        .url = d->config.database.url,
+        .connect_timeout_s = (int)(d->config.database.connect_timeout_us / 1000000),
+        .tcp_user_timeout_ms = (int)(d->config.database.tcp_user_timeout_us / 1000),
+    };
+    struct rating_db *db;
+    int r;
+
+    if (!d->config.database.url[0] || !d->config.rating.enabled)
+        return 0;
+    db = rating_db_new(&postgres);
+    r = db ? rating_new(&d->rating, &options, &d->loop, db, &d->metrics) : -ENOMEM;
+    if (r < 0 && db)
+        db->ops->free(db);
+    return r;
+}
+
 static void start_watch(struct tolld *d)
 {
     d->watch = (struct watch){.intake = pipeline_intake(d->pipeline),
                               .writers = pipeline_writers(d->pipeline),
                               .journal = d->journal,
-                              .metrics = &d->metrics};
+                              .metrics = &d->metrics,
+                              .rating = d->rating};
     set_watch_limits(d);
     watch_start(&d->watch, &d->loop);
 }
@@ -387,6 +461,7 @@ static int start_control(struct tolld *d)
         .journal = d->journal,
         .metrics = &d->metrics,
         .watch = &d->watch,
+        .rating = d->rating,
         .sink_name = writers_sink_name(pipeline_writers(d->pipeline)),
         .ack_name = config_ack_name((enum config_ack)d->config.journal.ack),
         .started_us = clock_monotonic_us(),
@@ -430,6 +505,8 @@ static int start(struct tolld *d)
     r = start_loop(d);
     if (r == 0)
         r = start_pipeline(d);
+    if (r == 0)
+        r = start_rating(d);
     if (r < 0) {
         log_error("tolld can't start error=%s", strerror(-r));
         return r;
@@ -453,12 +530,14 @@ static int run(struct tolld *d)
     sd_notify(0, "READY=1"); /* does not wait for PostgreSQL: receiving and acknowledging work without it */
     uv_run(&d->loop, UV_RUN_DEFAULT);
 
+    rating_close(d->rating);
     pipeline_close(d->pipeline);
     commands_stop(&d->commands);
     control_close(d->control, NULL, NULL);
     uv_walk(&d->loop, close_handle, NULL);
     uv_run(&d->loop, UV_RUN_DEFAULT);
     remove_sockets(d);
+    rating_free(d->rating);
     pipeline_free(d->pipeline);
     uv_loop_close(&d->loop);
     journal_close(d->journal);

@@ -40,6 +40,14 @@
     X(sessions_recomputed, COUNTER, "Totals summed again from the stored events")                                      \
     X(gaps_reported, COUNTER, "gap frames received")                                                                   \
     X(gap_frames, COUNTER, "Frames that senders reported as refused in gap frames")                                    \
+    X(events_rated, COUNTER, "Events that this daemon rated, whoever stored them")                                     \
+    X(lines_written, COUNTER, "Lines that rating wrote to billing_charges")                                            \
+    X(rating_waiting, GAUGE, "Events that are stored and not rated yet, of everybody")                                 \
+    X(rating_lag_ms, GAUGE, "Milliseconds that the oldest stored batch has waited to be rated")                        \
+    X(rating_failures, COUNTER, "Calls of rating that failed and were put off")                                        \
+    X(rating_conflicts, COUNTER, "Transactions of rating that were repeated after a deadlock or conflict")             \
+    X(credit_low, GAUGE, "Live sessions whose credit is low, of everybody")                                            \
+    X(credit_exhausted, GAUGE, "Live sessions whose credit is exhausted, of everybody")                                \
     X(alarms, GAUGE, "Alarms that are raised: see tollctl status")
 
 enum metric_kind { METRIC_COUNTER, METRIC_GAUGE };

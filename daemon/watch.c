@@ -9,7 +9,7 @@
 #include <string.h>
 #include <uuid/uuid.h>
 
-enum { LOOK_MS = 1000, SECOND_US = 1000 * 1000, STUCK_US = 10 * SECOND_US };
+enum { LOOK_MS = 1000, SECOND_US = 1000 * 1000, STUCK_US = 10 * SECOND_US, BEHIND_US = 60 * SECOND_US };
 
 /* --- storing ------------------------------------------------------------------------------------------------------ */
 
@@ -94,6 +94,57 @@ static void judge_storing(struct watch *w, const struct watch_facts *f)
             "pid, state, wait_event, pg_blocking_pids(pid), query FROM pg_stat_activity WHERE application_name = 'tolld'");
     } else {
         for (enum alarm_kind kind = ALARM_storing_stopped; kind <= ALARM_batch_stuck; kind++)
+            alarm_clear(&w->alarms, kind, f->now_us);
+    }
+}
+
+/* --- rating ------------------------------------------------------------------------------------------------------- */
+
+static void raise_rating(struct watch *w, const struct watch_facts *f, enum alarm_kind kind, const char *text)
+{
+    char figures[ALARM_FIGURES_MAX];
+
+    snprintf(figures, sizeof(figures), "failures=%" PRIu64 " lag_s=%" PRId64 " waiting_events=%" PRIu64,
+             f->rating->failures, f->rating->lag_us / SECOND_US, metrics_get(&w->metrics->rating_waiting));
+    alarm_raise(&w->alarms, kind, f->now_us, text, figures);
+    for (enum alarm_kind other = ALARM_rating_stopped; other <= ALARM_rating_behind; other++)
+        if (other != kind)
+            alarm_clear(&w->alarms, other, f->now_us);
+}
+
+/* What keeps storing from its work keeps rating from it too, and has its own alarm. */
+static void judge_rating(struct watch *w, const struct watch_facts *f)
+{
+    const struct rating_status *rating = f->rating;
+    bool failing = rating && (rating->state == RATING_STOPPED || rating->state == RATING_RETRYING);
+    struct watch_memory *m = &w->memory;
+    char text[ALARM_TEXT_MAX];
+
+    if (!failing || f->storing != WRITER_OK)
+        m->rating_since_us = 0;
+    else if (m->rating_since_us == 0)
+        m->rating_since_us = f->monotonic_us;
+    if (m->rating_since_us && rating->state == RATING_STOPPED) {
+        snprintf(
+            text, sizeof(text),
+            "rating has stopped, or a part of it has: usage is stored, but neither rated nor debited, and nobody is cut off: %s. It is tried "
+            "again every few seconds and goes on where it was once that is mended",
+            rating->error);
+        raise_rating(w, f, ALARM_rating_stopped, text);
+    } else if (m->rating_since_us && f->monotonic_us - m->rating_since_us >= STUCK_US) {
+        snprintf(text, sizeof(text),
+                 "rating does not get through, though storing does: %s. It is tried again by itself; has the server "
+                 "connections left?",
+                 rating->error);
+        raise_rating(w, f, ALARM_rating_retrying, text);
+    } else if (!failing && rating && rating->lag_us >= BEHIND_US) {
+        raise_rating(
+            w, f, ALARM_rating_behind,
+            "rating is behind: usage that was stored more than a minute ago is not rated, so that balances are too high and cut-offs late. "
+            "After an outage, or for usage from before rating, this passes; else the database needs another core, or rating waits for a "
+            "lock: SELECT pid, state, wait_event, pg_blocking_pids(pid), query FROM pg_stat_activity WHERE application_name = 'tolld'");
+    } else if (!failing) {
+        for (enum alarm_kind kind = ALARM_rating_stopped; kind <= ALARM_rating_behind; kind++)
             alarm_clear(&w->alarms, kind, f->now_us);
     }
 }
@@ -202,6 +253,7 @@ void watch_judge(struct watch *w, const struct watch_facts *f)
 {
     note_backlog(&w->memory, f);
     judge_storing(w, f);
+    judge_rating(w, f);
     judge_intake(w, f);
     judge_streams(w, f);
     judge_quarantine(w, f);
@@ -210,6 +262,7 @@ void watch_judge(struct watch *w, const struct watch_facts *f)
 
 void watch_look(struct watch *w, const struct writer_status *status)
 {
+    struct rating_status rating;
     struct streams_trouble streams;
     struct watch_facts facts = {
         .now_us = clock_realtime_us(),
@@ -228,6 +281,10 @@ void watch_look(struct watch *w, const struct writer_status *status)
 
     if (facts.durable_lsn < facts.applied_lsn) /* the writer was ahead of this look */
         facts.durable_lsn = facts.applied_lsn;
+    if (w->rating) {
+        rating_get_status(w->rating, &rating);
+        facts.rating = &rating;
+    }
     facts.descriptors = intake_descriptors(w->intake, &facts.descriptors_stuck);
     streams_look(intake_streams(w->intake), facts.now_us, &streams);
     watch_judge(w, &facts);

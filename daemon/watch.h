@@ -7,6 +7,7 @@
 #include "daemon/intake.h"
 #include "daemon/journal.h"
 #include "daemon/metrics.h"
+#include "daemon/rating.h"
 #include "daemon/streams.h"
 #include "daemon/writers.h"
 
@@ -28,6 +29,7 @@ struct watch_facts {
     const struct streams_trouble *streams;
     size_t descriptors; /* not closed yet */
     bool descriptors_stuck;
+    const struct rating_status *rating; /* NULL: there is none */
 };
 
 enum { WATCH_MARKS = 64 };
@@ -37,7 +39,8 @@ struct watch_memory {
     bool storing_failed; /* at the last look */
     uint64_t failures_before, seen_failures;
     uint64_t applied_lsn;
-    int64_t moved_us; /* monotonic: when applied_lsn was last another, or nothing waited */
+    int64_t moved_us;        /* monotonic: when applied_lsn was last another, or nothing waited */
+    int64_t rating_since_us; /* monotonic: since when rating has been failing; 0: it is not */
     /* Where the durable LSN stood when: how old the backlog is. Thinned out as it grows. */
     struct watch_mark {
         uint64_t lsn;
@@ -52,6 +55,7 @@ struct watch {
     struct writers *writers;
     struct journal *journal;
     struct metrics *metrics;
+    struct rating *rating; /* NULL: there is none */
     struct alarms alarms;
     struct watch_memory memory;
     int64_t batch_age_us;      /* a frame may wait for so long on purpose */

@@ -149,7 +149,8 @@ BEGIN
 
     GRANT USAGE ON SCHEMA toll TO toll_rating;
     GRANT SELECT ON toll.journals, toll.rating_progress, toll.session_credit TO toll_rating;
-    GRANT EXECUTE ON FUNCTION toll.rate_next(uuid, integer, integer) TO toll_rating;
+    GRANT EXECUTE ON FUNCTION toll.rate_next(uuid, integer, integer), toll.rate_free(uuid, integer, integer), toll.rating_backlog()
+        TO toll_rating;
 END $$;
 
 -- Reports: views and functions in public, which run with the rights of who asks, so that toll_reader reads what they read.
