@@ -1,6 +1,10 @@
 /* See ctl_database.h. */
 #include "daemon/ctl_database.h"
 
+#include "daemon/ctl_print.h"
+#include "daemon/ctl_table.h"
+
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,7 +53,7 @@ static const char *advice(const char *sqlstate)
     if (strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42883") == 0 || strcmp(sqlstate, "3F000") == 0)
         return "; has tolld ever stored anything here? (tolld --migrate makes the tables)";
     if (strcmp(sqlstate, "42501") == 0)
-        return "; connect as a member of toll_reader (quarantined bytes: of toll_ingest)";
+        return "; connect as a member of toll_reader (quarantined bytes: of toll_ingest; to set prices and book money: of toll_billing)";
     return "";
 }
 
@@ -69,4 +73,123 @@ int ctl_query(PGconn *conn, const char *sql, int count, const char *const *value
     snprintf(error, CTL_ERROR_MAX, "the database refused: %s%s", reason, advice(sqlstate ? sqlstate : ""));
     PQclear(result);
     return -EIO;
+}
+
+int ctl_complain_of(PGconn *conn, const PGresult *result)
+{
+    const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+    const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
+    const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
+    const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+    const char *context = PQresultErrorField(result, PG_DIAG_CONTEXT);
+
+    if (!message || !sqlstate) {
+        fprintf(stderr, "tollctl: the connection to the database was lost: %s\n", PQerrorMessage(conn));
+        return CTL_NO_DATABASE;
+    }
+    if (strncmp(message, "toll: ", 6) == 0)
+        message += 6;
+    fprintf(stderr, "tollctl: %s%s\n", message, advice(sqlstate));
+    if (detail)
+        fprintf(stderr, "%s\n", detail);
+    if (context && strncmp(context, "JSON data, ", 11) == 0) /* which line */
+        fprintf(stderr, "%.*s\n", (int)strcspn(context, "\n"), context);
+    if (hint)
+        fprintf(stderr, "%s\n", hint);
+    /* Classes of what the database makes of what it was told: data, constraints, what functions raise. */
+    return strncmp(sqlstate, "22", 2) == 0 || strncmp(sqlstate, "23", 2) == 0 || strncmp(sqlstate, "P0", 2) == 0 ||
+                   strcmp(sqlstate, "55000") == 0
+               ? CTL_BAD
+               : CTL_NO_DATABASE;
+}
+
+int ctl_run(struct ctl *ctl, bool keep, const char *sql, int count, const char *const *values, PGresult **ret)
+{
+    PGconn *conn = NULL;
+    PGresult *result = NULL;
+    char error[CTL_ERROR_MAX];
+    int status = CTL_OK;
+
+    if (ctl_database_open(&conn, ctl->database, error) < 0) {
+        fprintf(stderr, "tollctl: %s\n", error);
+        return CTL_NO_DATABASE;
+    }
+    /* Without a COMMIT everything is taken back. */
+    if (!keep)
+        PQclear(PQexec(conn, "BEGIN"));
+    if (keep || PQtransactionStatus(conn) == PQTRANS_INTRANS)
+        result = PQexecParams(conn, sql, count, NULL, values, NULL, NULL, 0);
+    if (PQresultStatus(result) == PGRES_TUPLES_OK) {
+        *ret = result;
+    } else {
+        status = ctl_complain_of(conn, result);
+        PQclear(result);
+    }
+    PQfinish(conn);
+    return status;
+}
+
+/* Column names are the headers. */
+static int print_table(struct ctl *ctl, const PGresult *result)
+{
+    struct ctl_column columns[CTL_COLUMNS_MAX + 1] = {{NULL, NULL}};
+    char headers[CTL_COLUMNS_MAX][64];
+    int fields = PQnfields(result) < CTL_COLUMNS_MAX ? PQnfields(result) : CTL_COLUMNS_MAX;
+
+    for (int i = 0; i < fields; i++) {
+        snprintf(headers[i], sizeof(headers[i]), "%s", PQfname(result, i));
+        for (char *c = headers[i]; *c; c++)
+            *c = *c == '_' ? ' ' : (char)toupper((unsigned char)*c);
+        columns[i] = (struct ctl_column){PQfname(result, i), headers[i]};
+    }
+    return ctl_print_result(columns, result, ctl->out);
+}
+
+int ctl_call(struct ctl *ctl, bool keep, const char *sql, int count, const char *const *values, const char *nothing)
+{
+    PGresult *result = NULL;
+    char json[1200];
+    int status;
+
+    if (ctl->json) {
+        snprintf(json, sizeof(json), CTL_JSON_ROWS("%s"), sql);
+        sql = json;
+    }
+    status = ctl_run(ctl, keep, sql, count, values, &result);
+    if (status != CTL_OK)
+        return status;
+    if (ctl->json) {
+        fprintf(ctl->out, "%s\n", PQgetvalue(result, 0, 0));
+    } else if (PQntuples(result) == 0) {
+        fprintf(ctl->out, "%s\n", nothing);
+    } else if (PQnfields(result) == 1) {
+        for (int row = 0; row < PQntuples(result); row++) {
+            ctl_print_clean(PQgetvalue(result, row, 0), (size_t)PQgetlength(result, row, 0), ctl->out);
+            fputc('\n', ctl->out);
+        }
+    } else if (print_table(ctl, result) < 0) {
+        status = CTL_BAD;
+    }
+    PQclear(result);
+    return status;
+}
+
+int ctl_copy_out(struct ctl *ctl, PGconn *conn, const char *sql)
+{
+    PGresult *result = PQexec(conn, sql);
+    char *row;
+    int size, status = CTL_OK;
+
+    if (PQresultStatus(result) == PGRES_COPY_OUT) {
+        while ((size = PQgetCopyData(conn, &row, 0)) > 0) {
+            fwrite(row, 1, (size_t)size, ctl->out);
+            PQfreemem(row);
+        }
+        PQclear(result);
+        result = PQgetResult(conn);
+    }
+    if (PQresultStatus(result) != PGRES_COMMAND_OK)
+        status = ctl_complain_of(conn, result);
+    PQclear(result);
+    return status;
 }

@@ -101,8 +101,8 @@ BEGIN
             WHERE (b.scope_kind, b.scope_id, b.component, b.provider, b.model, b.variant, b.dimension, b.tier_above, b.side)
                   = (p.scope_kind, p.scope_id, p.component, p.provider, p.model, p.variant, p.dimension, p.tier_above, p.side)
               AND b.withdrawn_at IS NULL AND b.valid @> starts;
-            IF (other.price, other.unit_quantity, other.currency, other.minimum_seconds, other.increment_seconds)
-               = (p.price, p.unit_quantity, p.currency, p.minimum_seconds, p.increment_seconds)
+            IF other.price * p.unit_quantity = p.price * other.unit_quantity
+               AND (other.currency, other.minimum_seconds, other.increment_seconds) = (p.currency, p.minimum_seconds, p.increment_seconds)
                AND (ends IS NULL OR ends = upper(other.valid)) THEN
                 action := 'unchanged';
                 price_id := other.price_id;

@@ -1,0 +1,218 @@
+/* tollctl's commands about accounts, their money and their periods. */
+#include "daemon/ctl.h"
+
+#include "daemon/ctl_database.h"
+#include "daemon/ctl_print.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <uuid/uuid.h>
+
+/* --- what an account is --- */
+
+#define SHOW_SQL                                                                                                       \
+    "SELECT account_id, name, plan_id, currency, time_zone, charge_by, tariff_id, trial_ends_at, trial_allowance,"     \
+    " trial_used, markup_percent, closed_until FROM public.accounts WHERE account_id = $1"
+
+/* Changes it, then shows what it is now. */
+static int change_account(struct ctl *ctl, const char *sql, int count, const char *const *values)
+{
+    PGresult *result = NULL;
+    int status = ctl_run(ctl, true, sql, count, values, &result);
+
+    PQclear(result);
+    result = NULL;
+    if (status == CTL_OK)
+        status = ctl_run(ctl, true, ctl->json ? "SELECT row_to_json(q) FROM (" SHOW_SQL ") q" : SHOW_SQL, 1, values,
+                         &result);
+    if (status == CTL_OK && ctl->json)
+        fprintf(ctl->out, "%s\n", PQgetvalue(result, 0, 0));
+    else if (status == CTL_OK && ctl_print_row(result, 0, ctl->out) < 0)
+        status = CTL_BAD;
+    PQclear(result);
+    return status;
+}
+
+int ctl_account_create(struct ctl *ctl)
+{
+    const char *values[] = {ctl->id,
+                            ctl->option[CTL_NAME],
+                            ctl->option[CTL_PLAN],
+                            ctl->option[CTL_CURRENCY],
+                            ctl->option[CTL_TIME_ZONE],
+                            ctl->option[CTL_CHARGE_BY],
+                            ctl->option[CTL_TARIFF],
+                            ctl->option[CTL_MARKUP]};
+
+    return change_account(ctl, "SELECT public.create_account($1, $2, $3, $4, $5, $6, $7, $8::numeric)", 8, values);
+}
+
+int ctl_account_plan(struct ctl *ctl)
+{
+    const char *values[] = {ctl->id, ctl->words[1]};
+
+    return change_account(ctl, "SELECT public.set_plan($1, $2)", 2, values);
+}
+
+int ctl_account_scheme(struct ctl *ctl)
+{
+    const char *values[] = {ctl->id, ctl->words[1], ctl->option[CTL_TARIFF]};
+
+    return change_account(ctl, "SELECT public.set_scheme($1, $2, $3)", 3, values);
+}
+
+int ctl_account_trial(struct ctl *ctl)
+{
+    const char *values[] = {ctl->id, ctl->option[CTL_UNTIL], ctl->option[CTL_ALLOWANCE]};
+
+    return change_account(ctl, "SELECT public.start_trial($1, " CTL_TIMESTAMP("$2") ", $3::numeric)", 3, values);
+}
+
+/* --- its money --- */
+
+/* The functions of wallets answer {"success": …, "error" or "data"}. The transaction's id is made here when none is given: it is printed, and the same
+ * again with it books nothing twice. */
+static int book(struct ctl *ctl, const char *call, const char *note)
+{
+    char made[8 + UUID_STR_LEN] = "tollctl:", sql[600];
+    const char *transaction = ctl->option[CTL_TRANSACTION];
+    const char *values[] = {ctl->id, ctl->words[1], note, transaction ? transaction : made};
+    PGresult *result = NULL;
+    uuid_t id;
+    int status;
+
+    uuid_generate(id);
+    uuid_unparse_lower(id, made + strlen("tollctl:"));
+    snprintf(sql, sizeof(sql), "SELECT r ->> 'success', r ->> 'error', r FROM (SELECT to_jsonb(%s) AS r) AS q", call);
+    status = ctl_run(ctl, true, sql, 4, values, &result);
+    if (status != CTL_OK)
+        return status;
+    if (strcmp(PQgetvalue(result, 0, 0), "true") != 0) {
+        fprintf(stderr, "tollctl: %s\n", PQgetvalue(result, 0, 1));
+        status = CTL_BAD;
+    } else if (!ctl->json) {
+        const char *answer[] = {PQgetvalue(result, 0, 2)};
+        PGresult *pairs = NULL;
+
+        fprintf(ctl->out, "transaction %s\n", values[3]);
+        if (ctl_run(ctl, true,
+                    "SELECT key, value FROM jsonb_each_text(coalesce($1::jsonb -> 'data', $1::jsonb - 'success'))", 1,
+                    answer, &pairs) == CTL_OK)
+            for (int row = 0; row < PQntuples(pairs); row++)
+                fprintf(ctl->out, "%s %s\n", PQgetvalue(pairs, row, 0), PQgetvalue(pairs, row, 1));
+        PQclear(pairs);
+    }
+    if (ctl->json)
+        fprintf(ctl->out, "%s\n", PQgetvalue(result, 0, 2));
+    PQclear(result);
+    return status;
+}
+
+int ctl_account_top_up(struct ctl *ctl)
+{
+    return book(ctl,
+                ctl->option[CTL_MINUTES] ? "public.add_minutes($1, $2::numeric, $3, $4)"
+                                         : "public.add_credits($1, $2::numeric * 100, $3, $4)",
+                ctl->option[CTL_METHOD] ? ctl->option[CTL_METHOD] : "tollctl");
+}
+
+int ctl_account_refund(struct ctl *ctl)
+{
+    return book(ctl, "public.refund_credits($1, $2::numeric * 100, $3, $4)", ctl->option[CTL_REFERENCE]);
+}
+
+int ctl_account_adjust(struct ctl *ctl)
+{
+    return book(ctl,
+                ctl->option[CTL_MINUTES] ? "public.adjust_minutes($1, $2::numeric, $3, $4)"
+                                         : "public.adjust_credits($1, $2::numeric * 100, $3, $4)",
+                ctl->option[CTL_REASON]);
+}
+
+/* --- its statement and its periods --- */
+
+/* clang-format off */
+#define TIME_SQL(time) "to_char(" time " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+/* What the customer sees: no cost. %1$s account, %2$s from, %3$s to. */
+#define STATEMENT_SQL \
+    "COPY (SELECT record, " TIME_SQL("at") " AS at, " TIME_SQL("occurred_at") " AS occurred_at, id, session_id, event_id, kind, component," \
+    " provider, model, quantities, charge, waived, charge - waived AS due, amount, balance_after, currency, note" \
+    " FROM (SELECT 'line' AS record, booked_at AS at, occurred_at, line_id::text AS id, session_id::text AS session_id, event_id, kind," \
+    "   component, provider, model, quantities::text AS quantities, charge, waived, NULL::numeric AS amount, NULL::numeric AS balance_after," \
+    "   currency, reason AS note" \
+    "  FROM public.billing_charges WHERE account_id = %1$s" \
+    "  UNION ALL SELECT 'money', created_at, NULL, transaction_id, NULL, NULL, transaction_type, NULL, NULL, NULL, NULL, NULL, NULL, amount," \
+    "   balance_after, currency, concat_ws(' ', reference_id, payment_method)" \
+    "  FROM public.credit_transactions WHERE user_id = %1$s" \
+    "  UNION ALL SELECT 'minutes', created_at, NULL, transaction_id, NULL, NULL, type, NULL, NULL, NULL, NULL, NULL, NULL, minutes_delta," \
+    "   balance_after, currency, concat_ws(' ', reference_id, payment_method)" \
+    "  FROM public.wallet_transactions WHERE user_id = %1$s) AS q" \
+    " WHERE at >= %2$s AND at < %3$s ORDER BY at, record, id) TO STDOUT WITH (FORMAT csv, HEADER)"
+/* A month in the account's time zone, or what was asked for. */
+#define PERIOD_SQL \
+    "SELECT quote_literal(lower(r)) || '::timestamptz', quote_literal(upper(r)) || '::timestamptz'" \
+    " FROM (SELECT tstzrange(coalesce(" CTL_TIMESTAMP("$3") ", ($2 || '-01')::date::timestamp AT TIME ZONE time_zone)," \
+    "                        coalesce(" CTL_TIMESTAMP("$4") ", (($2 || '-01')::date + interval '1 month') AT TIME ZONE time_zone, now())) AS r" \
+    "       FROM public.accounts WHERE account_id = $1) AS q"
+/* clang-format on */
+
+int ctl_account_statement(struct ctl *ctl)
+{
+    const char *values[] = {ctl->id, ctl->option[CTL_PERIOD], ctl->option[CTL_FROM], ctl->option[CTL_TO]};
+    PGconn *conn = NULL;
+    PGresult *period = NULL;
+    char error[CTL_ERROR_MAX], *account = NULL, *sql = NULL;
+    int status = CTL_NO_DATABASE;
+
+    if (!values[1] == !values[2] || (values[1] && values[3])) {
+        fputs("tollctl: say which period: --period 2026-01, or --from TIME [--to TIME]\n", stderr);
+        return CTL_USAGE;
+    }
+    if (ctl_database_open(&conn, ctl->database, error) < 0) {
+        fprintf(stderr, "tollctl: %s\n", error);
+        return CTL_NO_DATABASE;
+    }
+    period = PQexecParams(conn, PERIOD_SQL, 4, NULL, values, NULL, NULL, 0);
+    if (PQresultStatus(period) != PGRES_TUPLES_OK) {
+        status = ctl_complain_of(conn, period);
+        goto done;
+    }
+    if (PQntuples(period) == 0) {
+        fprintf(stderr, "tollctl: there is no account %s\n", ctl->id);
+        status = CTL_BAD;
+        goto done;
+    }
+    account = PQescapeLiteral(conn, ctl->id, strlen(ctl->id));
+    if (!account || asprintf(&sql, STATEMENT_SQL, account, PQgetvalue(period, 0, 0), PQgetvalue(period, 0, 1)) < 0) {
+        fprintf(stderr, "tollctl: %s", account ? "out of memory\n" : PQerrorMessage(conn));
+        sql = NULL;
+        status = CTL_BAD;
+        goto done;
+    }
+    status = ctl_copy_out(ctl, conn, sql);
+done:
+    free(sql);
+    PQfreemem(account);
+    PQclear(period);
+    PQfinish(conn);
+    return status;
+}
+
+int ctl_period_close(struct ctl *ctl)
+{
+    const char *values[] = {ctl->option[CTL_ALL] ? NULL : ctl->id, ctl->option[CTL_PERIOD]};
+
+    if (!values[1] || !values[0] == !ctl->option[CTL_ALL]) {
+        fputs(
+            "tollctl: say whose period, and which: period close ACCOUNT --period 2026-01, or period close --all --period 2026-01\n",
+            stderr);
+        return CTL_USAGE;
+    }
+    return ctl_call(
+        ctl, true,
+        "SELECT a.account_id, $2 AS period, toll.close_period(a.account_id, ($2 || '-01')::date) AS closed"
+        " FROM (SELECT account_id FROM public.accounts WHERE $1::text IS NULL UNION SELECT $1::text WHERE $1 IS NOT NULL) a"
+        " WHERE NOT EXISTS (SELECT FROM toll.closed_periods c WHERE c.account_id = a.account_id AND c.period = ($2 || '-01')::date)"
+        " ORDER BY 1",
+        2, values, "it is closed already");
+}
