@@ -218,16 +218,6 @@ BEGIN
     IF to_regclass('toll.wallet_credit') IS NULL OR to_regrole('toll_wallet') IS NULL OR to_regrole('toll_billing') IS NULL
         OR rating IS NULL OR to_regrole('toll_reader') IS NULL
         OR NOT pg_has_role(current_user, (SELECT nspowner FROM pg_namespace WHERE nspname = 'toll'), 'USAGE') THEN
-
--- The price book and accounts: who may bill sets prices and makes accounts, by the functions for it.
-DO $$
-DECLARE
-    ours    text[] := ARRAY['set_price', 'end_price', 'withdraw_price', 'set_fx_rate', 'create_account', 'set_plan', 'set_scheme',
-                            'start_trial', 'set_markup', 'create_plan', 'set_quota'];
-    owner   regrole := (SELECT nspowner FROM pg_namespace WHERE nspname = 'toll');
-    object  record;
-BEGIN
-    IF to_regclass('public.pricing_config') IS NULL OR NOT pg_has_role(current_user, owner, 'USAGE') THEN
         RETURN; -- said above
     END IF;
     FOR object IN
@@ -269,7 +259,22 @@ BEGIN
     LOOP
         CONTINUE WHEN object.callers IS NULL;
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', object.name, object.callers);
+    END LOOP;
+END $$;
 
+-- The price book and accounts: who may bill sets prices and makes accounts, by the functions for it.
+DO $$
+DECLARE
+    ours    text[] := ARRAY['set_price', 'end_price', 'withdraw_price', 'set_fx_rate', 'create_account', 'set_plan', 'set_scheme',
+                            'start_trial', 'set_markup', 'create_plan', 'set_quota'];
+    owner   regrole := (SELECT nspowner FROM pg_namespace WHERE nspname = 'toll');
+    object  record;
+BEGIN
+    IF to_regclass('public.pricing_config') IS NULL OR NOT pg_has_role(current_user, owner, 'USAGE') THEN
+        RETURN; -- said above
+    END IF;
+    FOR object IN
+        SELECT 'TABLE' AS kind, c.oid::regclass::text AS name
         FROM pg_class c
         WHERE c.oid IN ('public.accounts'::regclass, 'public.plans'::regclass, 'public.usage_quotas'::regclass,
                         'public.pricing_config'::regclass, 'public.fx_rates'::regclass, to_regclass('public.provider_reconciliation'))
