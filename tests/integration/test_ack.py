@@ -35,14 +35,14 @@ def logger(daemon_factory: Factory) -> Daemon:
 
 
 def descriptors(daemon: Daemon) -> list[str]:
-    """What the daemon has open, sorted. Segments of its journal come and go, so they are left out."""
+    """What the daemon has open, sorted. Segments of its journal come and go, and so does what libc reads for itself, so they are left out."""
     found = []
     for each in Path(f"/proc/{daemon.pid}/fd").iterdir():
         try:
             target = os.readlink(each)
         except FileNotFoundError:
             continue
-        if not target.startswith(str(daemon.state)):
+        if not target.startswith((str(daemon.state), "/usr/", "/etc/", "/proc/", "/sys/")):
             found.append(re.sub(r"\[\d+\]", "", target))
     return sorted(found)
 
@@ -153,7 +153,7 @@ def test_the_page_of_a_dead_worker_is_dropped(logger: Daemon) -> None:
             process.kill()
             process.communicate()
         wait_until(lambda: logger.status()["ack_pages"] == 1, 5, "the page to be dropped")
-        assert pages(logger) == 1 and descriptors(logger) == before
+        wait_until(lambda: pages(logger) == 1 and descriptors(logger) == before, 5, "nothing of it to be left")
         neighbour.send(turn())
         assert neighbour.wait_acked() == 2
 
@@ -367,6 +367,12 @@ def test_flood_of_descriptors_delays_nobody(daemon_factory: Factory, lingering: 
 
 # --- when ---
 
+def seen(database: Database) -> list[str]:
+    """Each stream's numbers, by uid: an idle writer's row may lag."""
+    return [numbers for numbers, in database.query("SELECT range_agg(seen)::text FROM toll.streams GROUP BY uid, stream_id ORDER BY uid")]
+
+
+@pytest.mark.writers(1, 2)
 @pytest.mark.parametrize("ack", ["sync", "write", "commit"])
 def test_acknowledged_when_it_is_durable(daemon_factory: Factory, db: Database, ack: str) -> None:
     """While PostgreSQL is down: on disk or with the kernel is enough for `sync` and `write`, never for `commit`."""
@@ -390,6 +396,7 @@ def test_acknowledged_when_it_is_durable(daemon_factory: Factory, db: Database, 
     assert db.value("SELECT count(*) FROM billing_events") == 9
 
 
+@pytest.mark.writers(1, 2)
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 def test_a_restart_is_a_new_epoch(daemon_factory: Factory, db: Database, end: int) -> None:
     """The worker attaches again, resends what is above `acked`, and nothing is there twice. A SIGTERM is told on the page."""
@@ -414,8 +421,7 @@ def test_a_restart_is_a_new_epoch(daemon_factory: Factory, db: Database, end: in
     daemon.ctl("flush")
     ledger.check(db)
     assert db.value("SELECT sum(duplicates) FROM toll.batches") >= 5 * 17
-    (row,) = db.query("SELECT seen::text, first_seen_at < last_seen_at FROM toll.streams")
-    assert row[0] == "{[1,86)}"
+    assert seen(db) == ["{[1,86)}"]
 
 
 def test_two_workers_with_one_stream_id(daemon_factory: Factory, db: Database) -> None:
@@ -463,6 +469,7 @@ print(sender.wait_acked())
 """
 
 
+@pytest.mark.writers(1, 2)
 def test_another_users_stream_of_the_same_id_is_another(needs_root: None, daemon_factory: Factory, db: Database) -> None:
     """So nobody can use up another user's numbers, or read in whose page what is acknowledged."""
     daemon = daemon_factory(db.dsn, config={"daemon.socket_mode": "0666"}).start()
@@ -482,7 +489,7 @@ def test_another_users_stream_of_the_same_id_is_another(needs_root: None, daemon
     finally:
         remove_dir(support)
     assert daemon.wait_stored(9)["frames_duplicate"] == 0
-    assert db.query("SELECT seen::text FROM toll.streams ORDER BY uid") == [("{[1,3)}",), ("{[1,8)}",)]
+    assert seen(db) == ["{[1,3)}", "{[1,8)}"]
     assert len({row["uid"] for row in daemon.ctl_json("streams")["streams"]}) == 2
 
 
