@@ -102,6 +102,12 @@ def backend_in_commit(database: Database, wait_event: str) -> int:
     return wait_until(found, what=f"a backend in COMMIT waiting for {wait_event}")[0][0]
 
 
+def end_others(database: Database, backends: list[int]) -> None:
+    """Of backends that were cut off, those that are in the middle of something else, as keepalives would: other writers'."""
+    database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY (%s) AND NOT (state = 'active' AND query = 'COMMIT')",
+                   backends)
+
+
 def waits_behind(database: Database, zombie: int) -> bool:
     """Whether another backend of the daemon's waits: for a lock that the zombie holds, or for the same standby."""
     return bool(database.query("SELECT pid FROM pg_stat_activity WHERE datname = %s AND pid <> %s AND (%s = ANY (pg_blocking_pids(pid))"
@@ -119,6 +125,7 @@ def judge(database: Database, daemon: Daemon, caller: Caller) -> Any:
 CASES = list(itertools.product([(BeforeTheRecord, "commits"), (BeforeTheRecord, "aborts"), (AfterTheRecord, "commits")], [False, True]))
 
 
+@pytest.mark.writers(1, 2)
 @pytest.mark.parametrize("case, restart_first", fault.choose(CASES[1:5], CASES), ids=lambda value: {
     True: "restarted_then_thawed", False: "thawed_then_restarted"}[value] if isinstance(value, bool) else f"{value[0].__name__}_{value[1]}")
 def test_backend_frozen_in_commit(daemon_factory: Factory, db: Database, case: tuple[type, str], restart_first: bool) -> None:
@@ -182,6 +189,7 @@ def test_server_crashes_in_commit(daemon_factory: Factory, db: Database, place: 
     assert status["frames_received"] == status["frames_stored"] == outcome.frames, "a commit found out later is counted as stored"
 
 
+@pytest.mark.writers(1, 2)
 @pytest.mark.parametrize("ending", ["commits", "aborts"])
 def test_connection_lost_in_commit(daemon_factory: Factory, db: Database, ending: str) -> None:
     """The daemon lives, its connection breaks, the server notices nothing: the next try waits for the old backend, and learns from it."""
@@ -194,7 +202,9 @@ def test_connection_lost_in_commit(daemon_factory: Factory, db: Database, ending
             with commits_held(BeforeTheRecord, db) as held:
                 caller.feed(5)
                 zombie = backend_in_commit(db, held.wait_event)
+                old = db.cluster.backends(db.name, "tolld")
                 proxy.cut()
+                end_others(db, old)
                 caller.feed(2)
                 wait_until(lambda: waits_behind(db, zombie), what="the next try to wait for the zombie")
                 assert stored_batches(db) == before
@@ -300,6 +310,7 @@ class Round:
             self.caller.feed(self.chance.randrange(1, 5))
 
 
+@pytest.mark.writers(1, 4)
 @pytest.mark.limit(120 + 8 * ROUNDS)
 def test_commits_end_in_any_way(daemon_factory: Factory, db: Database) -> None:
     chance, counts = fault.rng("ambiguous commit"), Counter[str]()

@@ -124,6 +124,7 @@ def freeze_backend(database: Database, chance: random.Random, seconds: float = 1
             cluster.thaw(pid)
 
 
+@pytest.mark.writers(*fault.choose((2,), (1, 2, 4)))
 @pytest.mark.limit(120 + FREEZES * (SECONDS + 30))
 def test_backend_frozen(daemon_factory: Factory, db: Database) -> None:
     chance = fault.rng("backend frozen")
@@ -135,7 +136,8 @@ def test_backend_frozen(daemon_factory: Factory, db: Database) -> None:
             stored = daemon.status()["committed_lsn"]
             traffic.while_frozen()
             status = daemon.status()
-            assert status["committed_lsn"] == stored and status["backlog_bytes"] >= BULK, "it was not frozen"
+            assert status["backlog_bytes"] >= BULK, "it was not frozen"
+            assert status["committed_lsn"] == stored or Daemon.writers > 1, "it was not frozen"  # the lowest may have been another's
             db.cluster.thaw_all()  # the next freeze may come while this backlog is being stored
         traffic.stop()
         fault.settle(daemon, seconds=180)
@@ -176,6 +178,7 @@ def test_server_frozen(own_cluster: Cluster, daemon_factory: Factory, how: str) 
         traffic.judge_and_report(f"server_frozen_daemon_{how}", database, resident)
 
 
+@pytest.mark.writers(1, 2)
 @pytest.mark.limit(120)
 def test_ends_by_its_deadline(daemon_factory: Factory, db: Database) -> None:
     """SIGTERM while the backend is frozen: what was acknowledged is in the journal when it ends, and is stored after the next start."""

@@ -149,6 +149,7 @@ def outage(workers: Workers, daemon: Daemon, chance: random.Random) -> dict[str,
             "disk_bytes_per_frame": (disk_bytes(daemon) - disk_before) / played}
 
 
+@pytest.mark.writers(1, 4)
 @pytest.mark.limit(fault.choose(180, 900))
 def test_outage(own_cluster: Cluster, daemon_factory: Factory, scratch: Path) -> None:
     chance = fault.rng("outage")
