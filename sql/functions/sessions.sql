@@ -25,7 +25,7 @@ BEGIN
             coalesce(u.metadata, '{}'), u.raw_json, insert_sessions.journal, insert_sessions.writer,
             e.final_end,
             CASE WHEN e.final_end > u.ended_at THEN coalesce(u.ended_at_reported, u.ended_at) ELSE u.ended_at_reported END,
-            u.finish_reason, extract(epoch FROM e.final_end - u.started_at), greatest(u.ends - 1, 0),
+            u.finish_reason, date_part('epoch', e.final_end - u.started_at), greatest(u.ends - 1, 0),
             -- Totals are written when a session ends; a call within one batch begins and ends here.
             u.llm_input_tokens * e.ended, u.llm_output_tokens * e.ended, u.llm_calls * e.ended, u.tts_chars * e.ended,
             u.tts_calls * e.ended, u.stt_audio_ms * e.ended, u.stt_calls * e.ended
@@ -93,9 +93,10 @@ AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
+    -- OFFSET 0: each step is computed once, not again wherever a later one names it.
     WITH known AS (
         SELECT
-            u.*, s.started_at AS old_started, s.started_at_reported AS old_started_reported, s.start_missing,
+            u.*, s.ctid AS place, s.started_at AS old_started, s.started_at_reported AS old_started_reported, s.start_missing,
             s.ended_at AS old_ended, s.ended_at_reported AS old_ended_reported, s.finish_reason AS old_reason, s.sealed,
             s.shared OR s.owner_journal IS DISTINCT FROM settle_sessions.journal
                 OR s.owner_writer IS DISTINCT FROM settle_sessions.writer AS shared_now,
@@ -116,6 +117,7 @@ BEGIN
             u.starts > 0 AND (s.start_missing OR u.started_at < s.started_at) AS begins_anew
         FROM unnest(settle_sessions.changes) AS u
         JOIN public.billing_sessions AS s ON s.session_id = u.session_id
+        OFFSET 0
     ), timed AS (
         SELECT
             k.*,
@@ -132,6 +134,7 @@ BEGIN
                 ELSE k.old_ended
             END AS end_at
         FROM known AS k
+        OFFSET 0
     ), settled AS (
         SELECT
             t.*,
@@ -141,6 +144,7 @@ BEGIN
             -- Events of a sealed session are partly gone, so late ones are added to what is stored.
             t.sealed AND t.rows > 0 AS adds_up
         FROM timed AS t
+        OFFSET 0
     ), written AS (
         UPDATE public.billing_sessions AS s
         SET started_at = n.begin_at,
@@ -158,7 +162,7 @@ BEGIN
                 ELSE n.ended_at_reported END,
             finish_reason = CASE
                 WHEN n.ends_now THEN n.finish_reason WHEN n.orphaned_now THEN 'orphaned' ELSE n.old_reason END,
-            duration_secs = extract(epoch FROM n.final_end - n.begin_at),
+            duration_secs = date_part('epoch', n.final_end - n.begin_at),
             duplicate_ends = s.duplicate_ends + greatest(n.ends - n.ends_now::integer, 0),
             revision = s.revision + (n.old_ended IS NOT NULL AND (n.rows > 0 OR n.starts > 0 OR n.ends_now))::integer,
             llm_input_tokens  = CASE WHEN n.from_memory THEN n.llm_input_tokens
@@ -180,7 +184,7 @@ BEGIN
             -- Looking whether it is idle is nothing that happens to it.
             updated_at = CASE WHEN n.orphaned_now OR n.idle_before IS NULL THEN now() ELSE s.updated_at END
         FROM settled AS n
-        WHERE s.session_id = n.session_id
+        WHERE s.ctid = n.place -- it is locked, so it stays there
         RETURNING s.session_id, s.ended_at IS NOT NULL AS ended,
             s.ended_at IS NOT NULL AND NOT n.from_memory AND NOT n.sealed AND (n.rows > 0 OR n.ends_now OR n.orphaned_now) AS to_sum,
             s.ended_at IS NOT NULL AND n.old_ended IS NULL AS closed,
