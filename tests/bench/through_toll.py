@@ -159,7 +159,8 @@ def words(*, workers: int = 4, send: str = "free", calls: bool = False, frames: 
 
 
 def make_daemon(db: Database, config: Mapping[str, Any] | None = None) -> Daemon:
-    return Daemon(db.dsn, config=config, wrapper=OWN_QUEUE)
+    """It does not rate unless config says so: what storing costs is measured by itself."""
+    return Daemon(db.dsn, config={"rating.enabled": "no", **(config or {})}, wrapper=OWN_QUEUE)
 
 
 def has_option(stage: Stage, name: str, value: object) -> bool:
