@@ -173,7 +173,7 @@ compile_commands.json: Makefile $(LINT_SRC)
 # --- installation ----------------------------------------------------------------------------------------------
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysctl.d $(DESTDIR)$(PREFIX)/share/toll/sql
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysctl.d $(DESTDIR)$(PREFIX)/share/toll/sql $(DESTDIR)$(PREFIX)/share/toll/seed
 	install -m 755 $(BUILD)/tolld $(DESTDIR)$(PREFIX)/sbin/tolld
 	install -m 755 $(BUILD)/tollctl $(BUILD)/tollsim $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 client/toll.h $(DESTDIR)$(PREFIX)/include/toll.h
@@ -185,6 +185,7 @@ install: all
 	install -m 644 systemd/tolld.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/tolld.socket
 	install -m 644 systemd/toll.sysctl.conf $(DESTDIR)$(PREFIX)/lib/sysctl.d/50-toll.conf
 	install -m 644 sql/roles.sql $(DESTDIR)$(PREFIX)/share/toll/sql/
+	install -m 644 $(sort $(wildcard sql/seed/*.csv)) $(DESTDIR)$(PREFIX)/share/toll/seed/
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/sbin/tolld $(addprefix $(DESTDIR)$(PREFIX)/bin/,tollctl tollsim) $(DESTDIR)$(PREFIX)/include/toll.h

@@ -70,6 +70,10 @@ int ctl_account_trial(struct ctl *ctl)
 
 /* --- its money --- */
 
+#define BOOKED_SQL                                                                                                     \
+    "SELECT * FROM jsonb_to_record(coalesce($1::jsonb -> 'data', $1::jsonb))"                                          \
+    " AS r (transaction_id text, user_id text, amount numeric, currency text, balance numeric, repeated boolean)"
+
 /* The functions of wallets answer {"success": …, "error" or "data"}. The transaction's id is made here when none is given: it is printed, and the same
  * again with it books nothing twice. */
 static int book(struct ctl *ctl, const char *call, const char *note)
@@ -92,15 +96,12 @@ static int book(struct ctl *ctl, const char *call, const char *note)
         status = CTL_BAD;
     } else if (!ctl->json) {
         const char *answer[] = {PQgetvalue(result, 0, 2)};
-        PGresult *pairs = NULL;
+        PGresult *booked = NULL;
 
-        fprintf(ctl->out, "transaction %s\n", values[3]);
-        if (ctl_run(ctl, true,
-                    "SELECT key, value FROM jsonb_each_text(coalesce($1::jsonb -> 'data', $1::jsonb - 'success'))", 1,
-                    answer, &pairs) == CTL_OK)
-            for (int row = 0; row < PQntuples(pairs); row++)
-                fprintf(ctl->out, "%s %s\n", PQgetvalue(pairs, row, 0), PQgetvalue(pairs, row, 1));
-        PQclear(pairs);
+        status = ctl_run(ctl, true, BOOKED_SQL, 1, answer, &booked);
+        if (status == CTL_OK && ctl_print_row(booked, 0, ctl->out) < 0)
+            status = CTL_BAD;
+        PQclear(booked);
     }
     if (ctl->json)
         fprintf(ctl->out, "%s\n", PQgetvalue(result, 0, 2));

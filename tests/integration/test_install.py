@@ -41,7 +41,8 @@ def needed_libraries(binary: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", [
     "sbin/tolld", "bin/tollctl", "bin/tollsim", "include/toll.h", "lib/libtoll.a", "lib/libtoll.so.0", "lib/libtoll.so",
-    "lib/pkgconfig/toll.pc", "lib/systemd/system/tolld.service", "lib/systemd/system/tolld.socket", "lib/sysctl.d/50-toll.conf", "share/toll/sql/roles.sql"])
+    "lib/pkgconfig/toll.pc", "lib/systemd/system/tolld.service", "lib/systemd/system/tolld.socket", "lib/sysctl.d/50-toll.conf", "share/toll/sql/roles.sql",
+    "share/toll/seed/providers.csv", "share/toll/seed/tariff_rub.csv"])
 def test_file_is_installed(destdir: Path, path: str) -> None:
     assert (destdir / "usr" / path).exists()
 
