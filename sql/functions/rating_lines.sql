@@ -12,7 +12,7 @@ DECLARE
 BEGIN
     WITH l AS MATERIALIZED (
         SELECT u.*, date_bin('15 minutes', u.occurred_at, '2000-01-01 00:00:00+00') AS quarter
-        FROM unnest(write_lines.lines) WITH ORDINALITY AS u
+        FROM unnest(write_lines.lines) AS u
     ), written AS (
         INSERT INTO public.billing_charges (
             event_id, occurred_at, session_id, account_id, component, provider, model, quantities, cost_original, cost_currency, cost, charge,
@@ -22,6 +22,7 @@ BEGIN
             l.cost_currency, l.cost, l.charge, l.waived, l.currency, l.cost_price_ids, l.charge_price_ids, l.kind, l.reason,
             CASE WHEN l.occurred_at < l.closed_until THEN greatest(now(), l.closed_until) ELSE l.occurred_at END, write_lines.batch
         FROM l
+        WHERE l.kind IS NOT NULL
     ), missing AS (
         INSERT INTO toll.unrated (event_id, side, occurred_at, session_id, account_id, component, provider, model, variant, missing)
         SELECT l.event_id, m.side, l.occurred_at, l.session_id, l.account_id, l.component, l.provider, l.model, l.variant, m.missing
@@ -63,3 +64,58 @@ REVOKE ALL ON FUNCTION toll.write_lines(bigint, toll.rated_line[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.write_lines(bigint, toll.rated_line[]) IS
     'Writes lines of one rated batch, what is unrated of them, and their roll-ups. Returns what wallets are to be debited for them (negative: given back): per'
     ' account and session; for toll.debit';
+
+CREATE OR REPLACE FUNCTION toll.book_lines(lines toll.rated_line[], sessions uuid[])
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET jit = off
+SET work_mem = '64MB'
+AS $$
+DECLARE
+    batch    bigint := nextval('toll.rated_batch_seq');
+    booked   toll.rated_line[] := book_lines.lines;
+    payers   text[];
+    reported text[];
+    debits   toll.session_debit[];
+    touched  text[];
+BEGIN
+    SELECT array_agg(DISTINCT l.account_id),
+           array_agg(DISTINCT l.account_id) FILTER (WHERE l.component = 'meter' AND l.kind = 'usage' AND l.model IN ('api_call', 'voice_minute'))
+    INTO payers, reported
+    FROM unnest(booked) AS l WHERE l.account_id IS NOT NULL;
+    IF toll.lock_schemes(payers) THEN
+        booked := toll.waive_trials(toll.add_overage(booked));
+    END IF;
+    IF reported IS NOT NULL THEN
+        UPDATE public.accounts AS a SET reported_meters = a.reported_meters || m.meters
+        FROM (SELECT l.account_id, array_agg(DISTINCT l.model) AS meters
+              FROM unnest(booked) AS l
+              WHERE l.component = 'meter' AND l.kind = 'usage' AND l.model IN ('api_call', 'voice_minute') AND l.account_id = ANY (reported)
+                AND NOT EXISTS (SELECT FROM public.accounts AS k WHERE k.account_id = l.account_id AND l.model = ANY (k.reported_meters))
+              GROUP BY l.account_id) AS m
+        WHERE a.account_id = m.account_id;
+    END IF;
+    debits := toll.write_lines(batch, booked);
+
+    -- Wallets last, so that they are locked for as short as can be; all at once.
+    touched := ARRAY(SELECT DISTINCT s.account_id FROM toll.rated_sessions AS s
+                     WHERE s.session_id = ANY (book_lines.sessions) AND s.account_id IS NOT NULL);
+    IF cardinality(debits) > 0 OR cardinality(touched) > 0 THEN
+        PERFORM toll.lock_wallets(ARRAY(SELECT d.account_id FROM unnest(debits) AS d UNION SELECT t.name FROM unnest(touched) AS t (name)));
+        PERFORM toll.link_holds(ARRAY(SELECT s.session_id FROM toll.rated_sessions AS s
+                                      WHERE s.session_id = ANY (book_lines.sessions) AND s.hold_id IS NOT NULL AND s.account_id IS NOT NULL));
+        IF cardinality(debits) > 0 THEN
+            PERFORM toll.debit(batch, debits);
+        END IF;
+        PERFORM toll.release_holds(ARRAY(SELECT s.session_id FROM toll.rated_sessions AS s
+                                         WHERE s.session_id = ANY (book_lines.sessions) AND s.hold_id IS NOT NULL AND s.ended_at IS NOT NULL));
+        PERFORM toll.refresh_credit(touched);
+    END IF;
+    RETURN cardinality(booked);
+END $$;
+REVOKE ALL ON FUNCTION toll.book_lines(toll.rated_line[], uuid[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.book_lines(toll.rated_line[], uuid[]) IS
+    'One rated batch: applies plans and trials to these lines, writes them, and debits the wallets; holds and credit of these sessions (begun, resolved, ended) follow.'
+    ' Returns how many lines. Once in a transaction';

@@ -77,19 +77,21 @@ SET work_mem = '64MB'
 AS $$
 #variable_conflict use_column
 DECLARE
-    stored      bigint;
-    at          bigint;
-    next        record;
-    queued      uuid[];
-    seen        uuid[];
-    voiced      uuid[];
-    accounts    text[];
-    met         record;
-    latencies   toll.latency_rollup[];
-    inputs      toll.rating_input[];
-    rated       toll.rated_line[];
-    batch       bigint;
-    debits      toll.session_debit[];
+    most_queued CONSTANT integer := 10000;
+    stored     bigint;
+    at         bigint;
+    next       record;
+    queued     uuid[];
+    seen       uuid[];
+    voiced     uuid[];
+    named      text[];
+    latencies  toll.latency_rollup[];
+    resolved   uuid[];
+    businesses text[];
+    begun      uuid[];
+    to_bill    uuid[];
+    inputs     toll.rating_input[];
+    rated      toll.rated_line[];
 BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         RAISE EXCEPTION 'toll: rate_next needs READ COMMITTED' USING ERRCODE = 'invalid_transaction_state';
@@ -100,9 +102,9 @@ BEGIN
     WITH taken AS (
         DELETE FROM toll.session_queue AS q
         WHERE q.ctid = ANY (ARRAY(SELECT f.ctid FROM toll.session_queue AS f
-                                  WHERE f.journal_id = rate_next.journal AND f.writer = rate_next.writer LIMIT 10000))
+                                  WHERE f.journal_id = rate_next.journal AND f.writer = rate_next.writer LIMIT most_queued))
         RETURNING q.session_id)
-    SELECT array_agg(DISTINCT t.session_id) INTO queued FROM taken AS t;
+    SELECT array_agg(t.session_id) INTO queued FROM taken AS t;
 
     -- What the batches speak of.
     WITH e AS MATERIALIZED (
@@ -126,38 +128,44 @@ BEGIN
                  GROUP BY date_bin('15 minutes', e.occurred_at, '2000-01-01 00:00:00+00'),
                           CASE e.event_type WHEN 'usage' THEN 'meter' ELSE e.event_type END, coalesce(e.provider, ''),
                           coalesce(CASE e.event_type WHEN 'usage' THEN e.meter ELSE e.model END, ''), m.metric, toll.latency_bucket(m.ms))
-    INTO seen, voiced, accounts, latencies;
-    sessions := cardinality(seen || coalesce(queued, '{}'));
+    INTO seen, voiced, named, latencies;
     IF next.to_lsn IS NULL AND queued IS NULL THEN
-        events := 0; lines := 0; lsn := greatest(at, stored); more := false;
+        events := 0; lines := 0; sessions := 0; more := false; lsn := greatest(at, stored);
+        -- The watermark may have moved without a batch. What is committed below `stored` by now was committed when batches were looked for.
+        UPDATE toll.rating_progress AS p SET lsn = rate_next.lsn WHERE p.journal_id = rate_next.journal AND p.writer = rate_next.writer
+                                                                   AND p.lsn < rate_next.lsn;
         RETURN;
     END IF;
 
-    batch := nextval('toll.rated_batch_seq');
-    PERFORM toll.meet_accounts(accounts);
-    FOR met IN SELECT * FROM toll.meet_sessions(seen || coalesce(queued, '{}')) LOOP
-        NULL;
-    END LOOP;
-
+    PERFORM toll.meet_accounts(named);
+    SELECT coalesce(array_agg(m.session_id), '{}'), coalesce(array_agg(m.session_id) FILTER (WHERE NOT m.is_new), '{}'),
+           coalesce(array_agg(m.old_business_id) FILTER (WHERE NOT m.is_new), '{}')
+    INTO begun, resolved, businesses
+    FROM toll.meet_sessions(seen || coalesce(queued, '{}')) AS m;
+    to_bill := resolved || coalesce(queued, '{}')
+               || ARRAY(SELECT r.session_id FROM toll.rated_sessions AS r WHERE r.session_id = ANY (voiced) AND NOT r.voice);
     inputs := ARRAY(
         SELECT e.input
         FROM unnest(next.batch_ids, next.first_ids, next.last_ids) AS r (batch_id, first_id, last_id)
         CROSS JOIN LATERAL (SELECT e.id, e.input FROM toll.rating_events AS e
                             WHERE e.id BETWEEN r.first_id AND r.last_id AND e.batch_id = r.batch_id OFFSET 0) AS e
         ORDER BY e.id);
-    rated := ARRAY(SELECT l FROM toll.price_events(inputs) AS l ORDER BY l.event_id);
-    debits := toll.write_lines(batch, rated);
+    rated := ARRAY(SELECT l FROM toll.price_events(inputs) AS l ORDER BY l.place);
+    IF cardinality(resolved) > 0 THEN
+        rated := rated || toll.move_lines(resolved, businesses);
+    END IF;
+    IF cardinality(to_bill) > 0 THEN
+        rated := rated || toll.bill_sessions(to_bill, voiced, resolved, businesses);
+    END IF;
+    lines := toll.book_lines(rated, to_bill || begun);
+
     INSERT INTO toll.latency_rollup AS r (quarter, component, provider, model, metric, bucket, events)
     SELECT n.* FROM unnest(latencies) AS n ORDER BY 1, 2, 3, 4, 5, 6
     ON CONFLICT (quarter, component, provider, model, metric, bucket) DO UPDATE SET events = r.events + excluded.events;
-    IF cardinality(debits) > 0 THEN
-        PERFORM toll.debit(batch, debits);
-    END IF;
-
     events := next.events;
-    lines := cardinality(rated);
+    sessions := cardinality(seen || coalesce(queued, '{}'));
     lsn := coalesce(next.to_lsn, greatest(at, stored));
-    more := lsn < stored;
+    more := lsn < stored OR cardinality(queued) = most_queued;
     UPDATE toll.rating_progress AS p SET lsn = rate_next.lsn, events = p.events + rate_next.events, rated_at = clock_timestamp()
     WHERE p.journal_id = rate_next.journal AND p.writer = rate_next.writer;
 END $$;

@@ -8,7 +8,7 @@
 --      of dimension request is added once, where there is one. Without any row for (provider, model, variant) on a side, that side is unrated, also of an
 --      event without tokens.
 --   3. tts, stt: of the dimensions that have a price, the nearest by 1 counts; the quantity that it wants must be known.
---   4. meter, telephony: the dimension is the meter. Telephony counts max(minimum, seconds rounded up to whole increments), 0 if it lasted 0.
+--   4. meter, telephony, tariff: by quantity; the dimension is the meter, of a tariff minutes. Telephony counts max(minimum, seconds rounded up to whole increments), 0 if it lasted 0.
 --   5. All prices that one side of one event uses have one currency; another one than the account's is converted by the rate valid at the event's time.
 --   6. No row at all on the charge side, but the account has a markup: the charge is the exact cost * (1 + markup / 100).
 --   7. The exact sum is divided last and rounded once, half to even, to nine decimals.
@@ -86,9 +86,9 @@ BEGIN
                      ('audio_input', 4, true, 1, 0), ('cached_audio_input', 5, true, 1, 0), ('output', 6, true, 1, 0),
                      ('output', 7, false, 1, 0), ('audio_output', 7, true, 1, 0), ('request', 8, true, 1, 0),
                      ('characters', 1, true, 1, 1), ('audio_minutes', 1, true, 60000000, 2), ('minutes', 1, true, 60000000, 2),
-                     ('seconds', 1, true, 1000000, 2), ('tokens', 1, true, 1, 4), ('telephony', 1, true, 60, 1), ('meter', 1, true, 1, 1),
+                     ('seconds', 1, true, 1000000, 2), ('tokens', 1, true, 1, 4), ('telephony', 1, true, 60, 1), ('meter', 1, true, 1, 1), ('tariff', 1, true, 1, 1),
                      ('any', 0, true, 1, 0)) AS o (dimension, slot, own, factor, wants)
-          ON o.dimension = CASE l.component WHEN 'meter' THEN 'meter' WHEN 'telephony' THEN 'telephony' ELSE c.dimension END
+          ON o.dimension = CASE WHEN l.component IN ('telephony', 'meter', 'tariff') THEN l.component ELSE c.dimension END
              OR (o.slot = 0 AND l.component = 'llm')
         WHERE c.from_at <= l.from_at AND (c.until_at IS NULL OR c.until_at > l.from_at) AND c.tier_above <= l.above
           AND (l.component <> 'llm' OR o.slot IN (0, 8) OR l.uses & (1 << (o.slot - 1)) <> 0)
@@ -172,7 +172,7 @@ AS $$
 BEGIN
     RETURN QUERY
     SELECT
-        a.event_id, a.occurred_at, a.session_id, a.account_id, a.business_id, a.component, nullif(a.provider, ''),
+        a.event_id * 2, a.event_id, a.occurred_at, a.session_id, a.account_id, a.business_id, a.component, nullif(a.provider, ''),
         CASE WHEN a.meter <> '' THEN a.meter ELSE nullif(a.model, '') END, nullif(a.variant, ''), a.quantities,
         toll.divide_half_even(a.cost_sum, a.cost_divisor, 9),
         CASE WHEN a.cost_sum IS NOT NULL THEN coalesce(a.cost_currency, a.currency) END,
@@ -183,7 +183,7 @@ BEGIN
         0::numeric, a.currency,
         a.cost_price_ids, CASE WHEN a.charge_by = 'usage' THEN a.charge_price_ids END,
         'usage', CASE WHEN a.charge_by <> 'usage' THEN a.charge_by END, a.closed_until,
-        NULL::numeric,
+        a.scope_plan, NULL::numeric,
         a.cost_missing, CASE WHEN a.charge_by = 'usage' THEN a.charge_missing END,
         1, 0, a.input_tokens::bigint, a.cached_input_tokens::bigint, a.output_tokens::bigint, a.characters::bigint, a.audio_us, a.quantity,
         (a.cost_missing IS NOT NULL)::integer, coalesce((a.charge_by = 'usage' AND a.charge_missing IS NOT NULL)::integer, 0)
@@ -197,6 +197,7 @@ BEGIN
                            ELSE e.cached_input * c.cost_weights[2] + e.cache_write * c.cost_weights[3] + e.audio_input * c.cost_weights[4]
                                 + e.cached_audio * c.cost_weights[5] + e.audio_output * c.cost_weights[7] END
                 WHEN 'meter' THEN e.quantity * c.cost_weights[1]
+                WHEN 'tariff' THEN NULL
                 WHEN 'telephony' THEN toll.billed_seconds(e.quantity, c.cost_minimum, c.cost_increment) * c.cost_weights[1]
                 ELSE CASE c.cost_dimension WHEN 'characters' THEN e.characters WHEN 'tokens' THEN e.input_tokens::bigint + e.output_tokens
                                            ELSE e.audio_us END * c.cost_weights[1]
@@ -207,6 +208,7 @@ BEGIN
                            ELSE e.cached_input * c.charge_weights[2] + e.cache_write * c.charge_weights[3] + e.audio_input * c.charge_weights[4]
                                 + e.cached_audio * c.charge_weights[5] + e.audio_output * c.charge_weights[7] END
                 WHEN 'meter' THEN e.quantity * c.charge_weights[1]
+                WHEN 'tariff' THEN e.quantity * c.charge_weights[1]
                 WHEN 'telephony' THEN toll.billed_seconds(e.quantity, c.charge_minimum, c.charge_increment) * c.charge_weights[1]
                 ELSE CASE c.charge_dimension WHEN 'characters' THEN e.characters WHEN 'tokens' THEN e.input_tokens::bigint + e.output_tokens
                                              ELSE e.audio_us END * c.charge_weights[1]

@@ -343,6 +343,7 @@ COMMENT ON TYPE toll.price_card IS
     'What events of one kind cost and are charged, in a span of time and a tier: the sum of quantity * weight, times rate, over divisor. See toll.price_cards';
 
 CREATE TYPE toll.rated_line AS (
+    place               bigint,
     event_id            bigint,
     occurred_at         timestamptz,
     session_id          uuid,
@@ -364,6 +365,7 @@ CREATE TYPE toll.rated_line AS (
     kind                text,
     reason              text,
     closed_until        timestamptz,
+    scope_plan          text,
     minutes             numeric,
     cost_missing        text,
     charge_missing      text,
@@ -379,5 +381,5 @@ CREATE TYPE toll.rated_line AS (
     unrated_charge      integer
 );
 COMMENT ON TYPE toll.rated_line IS
-    'A line before it is written (toll.write_lines): the columns of billing_charges; minutes: what it takes from a wallet of minutes, where that pays; what is'
-    ' missing where an amount is NULL; and what it adds to the roll-up';
+    'A line before it is written (toll.write_lines): the columns of billing_charges; place: its place in the order in which lines are rated; scope_plan: the plan it goes by; minutes: what it takes from a wallet of'
+    ' minutes, where that pays; what is missing where an amount is NULL; and what it adds to the roll-up. kind NULL: it only adds to the roll-up';

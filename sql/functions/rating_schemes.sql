@@ -1,0 +1,137 @@
+-- What the account's own arrangements make of lines: what goes beyond its plan, what its trial waives. Both go by the order in which lines are rated
+-- (rated_line.place: events by their number, each followed by its overage, then sessions by theirs), so these accounts stay locked until the transaction
+-- ends.
+
+CREATE OR REPLACE FUNCTION toll.lock_schemes(names text[])
+RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+AS $$
+BEGIN
+    PERFORM FROM public.accounts AS a
+    WHERE a.account_id = ANY (lock_schemes.names)
+      AND (a.charge_by = 'plan' OR (a.trial_ends_at IS NOT NULL AND (a.trial_allowance IS NULL OR a.trial_used < a.trial_allowance))
+           -- Sessions of an account that had a plan go on by it.
+           OR EXISTS (SELECT FROM toll.rated_sessions AS s WHERE s.account_id = a.account_id AND s.ended_at IS NULL AND s.charge_by = 'plan'))
+    ORDER BY a.account_id FOR NO KEY UPDATE;
+    RETURN FOUND;
+END $$;
+REVOKE ALL ON FUNCTION toll.lock_schemes(text[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.lock_schemes(text[]) IS 'Locks those of these accounts that have a plan or a trial which may make something of their lines; false: none has';
+
+CREATE OR REPLACE FUNCTION toll.add_overage(lines toll.rated_line[])
+RETURNS toll.rated_line[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
+DECLARE
+    added toll.rated_line[];
+BEGIN
+    IF NOT EXISTS (SELECT FROM unnest(add_overage.lines) AS l WHERE l.reason = 'plan') THEN
+        RETURN add_overage.lines;
+    END IF;
+    -- What is counted: usage frames by their meter; calls of an llm as api_call and voice sessions as voice_minute, until a usage frame reports the
+    -- account's. A session whose end was corrected counts the difference, in each month.
+    WITH l AS MATERIALIZED (
+        SELECT u.* FROM unnest(add_overage.lines) AS u
+    ), counted AS MATERIALIZED (
+        SELECT l.account_id, l.scope_plan, l.event_id, l.session_id, m.meter, p.period_start, max(l.place) AS place,
+               max(l.occurred_at) AS occurred_at, sum(m.quantity) AS quantity, min(l.sessions) < 0 AS corrected,
+               max(l.currency) AS currency, max(l.business_id) AS business_id, max(l.closed_until) AS closed_until
+        FROM l
+        JOIN public.accounts AS a ON a.account_id = l.account_id
+        CROSS JOIN LATERAL (
+            SELECT CASE l.component WHEN 'llm' THEN 'api_call' WHEN 'session' THEN 'voice_minute' ELSE l.model END AS meter,
+                   CASE l.component WHEN 'llm' THEN l.events ELSE l.quantity END AS quantity) AS m
+        CROSS JOIN LATERAL (SELECT date_trunc('month', l.occurred_at AT TIME ZONE a.time_zone)::date AS period_start) AS p
+        WHERE l.reason = 'plan' AND l.component IN ('llm', 'meter', 'telephony', 'session')
+          AND (l.component IN ('meter', 'telephony')
+               OR (m.meter <> ALL (a.reported_meters)
+                   AND NOT EXISTS (SELECT FROM l AS f WHERE f.account_id = l.account_id AND f.component = 'meter' AND f.model = m.meter
+                                                        AND f.place < l.place)))
+        GROUP BY l.account_id, l.scope_plan, l.event_id, l.session_id, m.meter, p.period_start
+        HAVING sum(m.quantity) <> 0
+    ), running AS MATERIALIZED (
+        SELECT c.*, q.included_quantity, q.overage_price_cents, q.quota_limit, u.alerted_at, coalesce(u.quantity, 0) + sum(c.quantity) OVER w AS after
+        FROM counted AS c
+        LEFT JOIN public.usage_quotas AS q ON q.plan_id = c.scope_plan AND q.event_type = c.meter
+        LEFT JOIN toll.plan_usage AS u ON u.account_id = c.account_id AND u.period_start = c.period_start AND u.event_type = c.meter
+        WINDOW w AS (PARTITION BY c.account_id, c.period_start, c.meter ORDER BY c.place ROWS UNBOUNDED PRECEDING)
+    ), beyond AS MATERIALIZED (
+        SELECT o.*, toll.round_half_even(o.overage * o.overage_price_cents * 0.01, 9) AS charge
+        FROM (SELECT r.*, greatest(r.after - r.included_quantity, 0) - greatest(r.after - r.quantity - r.included_quantity, 0) AS overage
+              FROM running AS r) AS o
+        WHERE o.overage <> 0
+    ), kept AS (
+        INSERT INTO toll.plan_usage AS u (account_id, period_start, event_type, quantity, alerted_at)
+        SELECT r.account_id, r.period_start, r.meter, sum(r.quantity), CASE WHEN bool_or(r.after > r.quota_limit) THEN now() END
+        FROM running AS r GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+        ON CONFLICT (account_id, period_start, event_type) DO UPDATE
+        SET quantity = u.quantity + excluded.quantity, alerted_at = coalesce(u.alerted_at, excluded.alerted_at)
+    ), alerted AS (
+        INSERT INTO toll.quota_alerts (account_id, period_start, event_type, quantity, quota_limit)
+        SELECT DISTINCT ON (r.account_id, r.period_start, r.meter) r.account_id, r.period_start, r.meter, r.after, r.quota_limit
+        FROM running AS r
+        WHERE r.after > r.quota_limit AND r.alerted_at IS NULL
+        ORDER BY r.account_id, r.period_start, r.meter, r.place
+        RETURNING pg_notify('toll_quota', account_id) AS told
+    )
+    SELECT array_agg(ROW(
+        b.place + 1, b.event_id, b.occurred_at, b.session_id, b.account_id, b.business_id, 'meter', NULL, b.meter, NULL,
+        jsonb_build_object('quantity', b.quantity, 'overage', b.overage), NULL, NULL, NULL, b.charge,
+        -- What was wholly waived stays so; else no more is waived than is charged.
+        CASE WHEN NOT b.corrected OR e.waived IS NULL THEN 0
+             WHEN e.waived = e.charge AND e.charge > 0 THEN b.charge ELSE least(e.waived, e.charge + b.charge) - e.waived END,
+        b.currency, NULL, NULL, 'overage', CASE WHEN b.corrected THEN 'duration corrected' END, b.closed_until, b.scope_plan, NULL, NULL, NULL,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0)::toll.rated_line ORDER BY b.place)
+    INTO added
+    FROM beyond AS b
+    LEFT JOIN LATERAL (SELECT sum(c.charge) AS charge, sum(c.waived) AS waived FROM public.billing_charges AS c
+                       WHERE b.corrected AND c.session_id = b.session_id AND c.kind = 'overage' AND c.event_id IS NULL OFFSET 0) AS e ON true
+    WHERE b.charge <> 0 OR b.overage <> 0;
+    RETURN add_overage.lines || coalesce(added, '{}');
+END $$;
+REVOKE ALL ON FUNCTION toll.add_overage(toll.rated_line[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.add_overage(toll.rated_line[]) IS
+    'These lines, and a line of kind overage for what of each event, or of a session''s end, goes beyond the plan''s included quantity in the calendar month of the'
+    ' account''s time zone; counts it (toll.plan_usage) and raises quota alerts. The accounts are locked (toll.lock_schemes)';
+
+CREATE OR REPLACE FUNCTION toll.waive_trials(lines toll.rated_line[])
+RETURNS toll.rated_line[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
+DECLARE
+    result toll.rated_line[];
+BEGIN
+    WITH l AS MATERIALIZED (
+        SELECT u.* FROM unnest(waive_trials.lines) AS u
+    ), covered AS MATERIALIZED (
+        -- What was corrected has its waived part already.
+        SELECT l.place, l.account_id, greatest(least(l.charge, a.trial_allowance - a.trial_used - sum(l.charge) OVER w + l.charge), 0) AS waived
+        FROM l
+        JOIN public.accounts AS a ON a.account_id = l.account_id AND l.occurred_at < a.trial_ends_at
+        WHERE l.charge > 0 AND (l.kind = 'usage' OR l.reason IS NULL)
+        WINDOW w AS (PARTITION BY l.account_id ORDER BY l.place ROWS UNBOUNDED PRECEDING)
+    ), used AS (
+        UPDATE public.accounts AS a SET trial_used = a.trial_used + t.waived
+        FROM (SELECT c.account_id, sum(c.waived) AS waived FROM covered AS c GROUP BY c.account_id HAVING sum(c.waived) > 0) AS t
+        WHERE a.account_id = t.account_id
+    )
+    SELECT array_agg(ROW(
+        l.place, l.event_id, l.occurred_at, l.session_id, l.account_id, l.business_id, l.component, l.provider, l.model, l.variant, l.quantities,
+        l.cost_original, l.cost_currency, l.cost, l.charge, coalesce(c.waived, l.waived), l.currency, l.cost_price_ids, l.charge_price_ids, l.kind,
+        l.reason, l.closed_until, l.scope_plan, l.minutes, l.cost_missing, l.charge_missing, l.events, l.sessions, l.input_tokens,
+        l.cached_input_tokens, l.output_tokens, l.characters, l.audio_us, l.quantity, l.unrated_cost, l.unrated_charge)::toll.rated_line
+        ORDER BY l.place)
+    INTO result
+    FROM l LEFT JOIN covered AS c ON c.place = l.place;
+    RETURN coalesce(result, '{}');
+END $$;
+REVOKE ALL ON FUNCTION toll.waive_trials(toll.rated_line[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.waive_trials(toll.rated_line[]) IS
+    'These lines with what trials waive of them, in their order, as long as the allowance lasts; the line that exhausts it is split. Usage before the trial''s end'
+    ' only. The accounts are locked (toll.lock_schemes)';
