@@ -1,7 +1,20 @@
 -- What usage costs and who pays: accounts, plans, the price book, exchange rates. The rules are in sql/README.md.
 
--- Equality beside ranges in one exclusion constraint. A trusted extension: who owns the database may create it.
-CREATE EXTENSION IF NOT EXISTS btree_gist WITH SCHEMA public;
+-- Equality beside ranges in one exclusion constraint. A trusted extension: who owns the database may create it; the tables' owner, as whom migrations
+-- run, perhaps not.
+DO $$
+DECLARE
+    running text := current_setting('role');
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'btree_gist') THEN
+        PERFORM set_config('role', 'none', true);
+        CREATE EXTENSION btree_gist WITH SCHEMA public;
+        PERFORM set_config('role', running, true);
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE insufficient_privilege USING MESSAGE = format('toll: %s may not create extension btree_gist: let the owner of the database run'
+        ' CREATE EXTENSION btree_gist in it, and then migrate again', session_user);
+END $$;
 
 CREATE TABLE toll.rating_settings (
     only_row            boolean PRIMARY KEY DEFAULT true CHECK (only_row),
