@@ -6,14 +6,33 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <uuid/uuid.h>
 
 enum { SMALL_FIRST = 6, SMALL_ROWS = 500, SMALL_BYTES = 64 * 1024 }; /* a 64th part, and not less than that */
+
+enum { ARENA_LARGE = 4 << 20 }; /* bytes */
 
 enum { ORPHANS_AT_ONCE = 10000, HOLES_MAX = 131072 /* in the streams that are cached: some MiB */ };
 
 /* How often to look at the quarantine. */
 enum { EMPTY_US = 60 * 1000 * 1000, USED_US = 2 * 1000 * 1000, FULL_US = 3 * 1000 * 1000 };
+
+/* For a batch's bytes, in huge pages where the kernel has them: they are read in order of sessions, all over the place, and with small pages a tenth
+ * of the writer's time was looking up where these are. */
+static char *arena_new(size_t size)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from, to;
+    char *arena = malloc(size);
+
+    if (!arena || size < ARENA_LARGE)
+        return arena;
+    from = ((uintptr_t)arena + page - 1) / page * page;
+    to = ((uintptr_t)arena + size) / page * page;
+    (void)madvise((void *)from, to - from, MADV_HUGEPAGE);
+    return arena;
+}
 
 struct apply *apply_new(const struct apply_options *options, struct sink *sink, struct metrics *metrics)
 {
@@ -28,8 +47,8 @@ struct apply *apply_new(const struct apply_options *options, struct sink *sink, 
     apply->sink = sink;
     apply->metrics = metrics;
     apply->arena_size = options->batch_bytes + APPLY_DATAGRAM_ROOM;
-    apply->got.arena = malloc(apply->arena_size);
-    apply->ahead.arena = malloc(apply->arena_size);
+    apply->got.arena = arena_new(apply->arena_size);
+    apply->ahead.arena = arena_new(apply->arena_size);
     apply->decoder = toll_decoder_new();
     apply->sessions = session_table_new();
     apply->scratch = session_table_new();

@@ -104,11 +104,13 @@ struct piece *apply_piece(const struct apply *apply, size_t index)
 void apply_fetch_piece(const struct apply *apply, size_t index)
 {
     static const size_t line = 64, ahead = 4, bytes = 256;
-    const char *data;
+    const char *data, *piece;
 
     if (!apply->order || index + 2 * ahead >= apply->got.piece_count)
         return;
-    __builtin_prefetch(apply_piece(apply, index + 2 * ahead));
+    piece = (const char *)apply_piece(apply, index + 2 * ahead);
+    for (size_t at = 0; at < sizeof(struct piece); at += line)
+        __builtin_prefetch(piece + at);
     data = apply_piece(apply, index + ahead)->origin.data;
     for (size_t at = 0; at < bytes; at += line)
         __builtin_prefetch(data + at);
