@@ -10,8 +10,7 @@
 #define PG_TIME_MIN INT64_C(-211813488000000000)
 #define PG_TIME_END INT64_C(9223371331200000000)
 
-/* Makes room for more than there is. */
-static bool grow(struct copy_buffer *buf, size_t size)
+bool copy_grow(struct copy_buffer *buf, size_t size)
 {
     size_t capacity = buf->capacity ? buf->capacity : 65536;
     char *grown;
@@ -28,47 +27,20 @@ static bool grow(struct copy_buffer *buf, size_t size)
     return true;
 }
 
-/* `size` more bytes of the buffer, to be written by the caller. NULL: out of memory. */
-static inline char *take(struct copy_buffer *buf, size_t size)
-{
-    if (buf->capacity - buf->size < size && !grow(buf, size))
-        return NULL;
-    buf->size += size;
-    return buf->data + buf->size - size;
-}
-
-static inline void store16(char *at, uint16_t value)
-{
-    value = htobe16(value);
-    memcpy(at, &value, sizeof(value));
-}
-
-static inline void store32(char *at, uint32_t value)
-{
-    value = htobe32(value);
-    memcpy(at, &value, sizeof(value));
-}
-
-static inline void store64(char *at, uint64_t value)
-{
-    value = htobe64(value);
-    memcpy(at, &value, sizeof(value));
-}
-
 static void put16(struct copy_buffer *buf, uint16_t value)
 {
-    char *at = take(buf, sizeof(value));
+    char *at = copy_take(buf, sizeof(value));
 
     if (at)
-        store16(at, value);
+        copy_store16(at, value);
 }
 
 static void put32(struct copy_buffer *buf, uint32_t value)
 {
-    char *at = take(buf, sizeof(value));
+    char *at = copy_take(buf, sizeof(value));
 
     if (at)
-        store32(at, value);
+        copy_store32(at, value);
 }
 
 void copy_begin(struct copy_buffer *buf)
@@ -78,7 +50,7 @@ void copy_begin(struct copy_buffer *buf)
 
     buf->size = buf->rows = 0;
     buf->failed = false;
-    at = take(buf, HEADER);
+    at = copy_take(buf, HEADER);
     if (at)
         memcpy(at, "PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0", HEADER);
 }
@@ -97,94 +69,6 @@ void copy_done(struct copy_buffer *buf)
 {
     free(buf->data);
     *buf = (struct copy_buffer){0};
-}
-
-void copy_row(struct copy_buffer *buf, int columns)
-{
-    put16(buf, (uint16_t)columns);
-    buf->rows++;
-}
-
-void copy_null(struct copy_buffer *buf)
-{
-    put32(buf, UINT32_MAX);
-}
-
-void copy_bool(struct copy_buffer *buf, bool value)
-{
-    char *at = take(buf, 5);
-
-    if (!at)
-        return;
-    store32(at, 1);
-    at[4] = value;
-}
-
-void copy_int4(struct copy_buffer *buf, int32_t value)
-{
-    char *at = take(buf, 8);
-
-    if (at)
-        store64(at, UINT64_C(4) << 32 | (uint32_t)value);
-}
-
-void copy_int8(struct copy_buffer *buf, int64_t value)
-{
-    char *at = take(buf, 12);
-
-    if (!at)
-        return;
-    store32(at, 8);
-    store64(at + 4, (uint64_t)value);
-}
-
-void copy_float8(struct copy_buffer *buf, double value)
-{
-    int64_t bits;
-
-    memcpy(&bits, &value, sizeof(bits));
-    copy_int8(buf, bits);
-}
-
-void copy_uuid(struct copy_buffer *buf, const uint8_t uuid[static 16])
-{
-    char *at = take(buf, 20);
-
-    if (!at)
-        return;
-    store32(at, 16);
-    memcpy(at + 4, uuid, 16);
-}
-
-void copy_text(struct copy_buffer *buf, const char *text, size_t size)
-{
-    char *at;
-
-    if (!text) {
-        copy_null(buf);
-        return;
-    }
-    at = take(buf, 4 + size);
-    if (!at)
-        return;
-    store32(at, (uint32_t)size);
-    memcpy(at + 4, text, size);
-}
-
-void copy_jsonb(struct copy_buffer *buf, const char *json, size_t size)
-{
-    char *at;
-
-    if (!json) {
-        copy_null(buf);
-        return;
-    }
-    at = take(buf, 5 + size);
-    if (!at)
-        return;
-    store32(at, (uint32_t)size + 1);
-    at[4] = 1; /* version */
-    memcpy(at + 5, json, size);
 }
 
 void copy_time(struct copy_buffer *buf, int64_t epoch_us)

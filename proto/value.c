@@ -11,12 +11,6 @@
 
 #include "proto/json.h"
 
-bool toll_value_is(const msgpack_object *value, const char *text)
-{
-    return value->type == MSGPACK_OBJECT_STR && value->via.str.size == strlen(text) &&
-           memcmp(value->via.str.ptr, text, value->via.str.size) == 0;
-}
-
 const char *toll_value_kind(const msgpack_object *value)
 {
     switch (value->type) {

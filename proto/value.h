@@ -7,6 +7,7 @@
 #define TOLL_PROTO_VALUE_H
 
 #include <stdbool.h>
+#include <string.h>
 
 #include <msgpack.h>
 
@@ -44,8 +45,12 @@ int toll_pairs_check(const struct toll_pairs *pairs, char reason[static TOLL_REA
 int toll_refuse_repeated(enum toll_frame_type type, const char *where, const char *key, size_t size,
                          char reason[static TOLL_REASON_MAX]);
 
-/* Whether a value is this string. */
-bool toll_value_is(const msgpack_object *value, const char *text);
+/* Whether a value is this string. Here, so that the text's length is known where it is compared. */
+static inline bool toll_value_is(const msgpack_object *value, const char *text)
+{
+    return value->type == MSGPACK_OBJECT_STR && value->via.str.size == strlen(text) &&
+           memcmp(value->via.str.ptr, text, strlen(text)) == 0;
+}
 
 /* A UUID in either form: 16 bytes of binary data, or 8-4-4-4-12 hexadecimal digits in either case. */
 bool toll_value_uuid(const msgpack_object *value, uint8_t ret[static 16]);
