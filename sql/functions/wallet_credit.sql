@@ -25,8 +25,12 @@ CREATE OR REPLACE FUNCTION toll.available_credit(accounts text[], at timestamptz
 RETURNS TABLE (
     user_id text, currency text, balance numeric, threshold numeric, held numeric, started numeric, available numeric,
     started_minutes bigint, unpriced bigint, per_minute numeric, next_minute timestamptz, next_lapse timestamptz)
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE ROWS 10
 SET search_path = pg_catalog, pg_temp
+-- An account may have one call or a hundred thousand: hashes are right for both.
+SET enable_nestloop = off
+SET enable_seqscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -43,15 +47,15 @@ BEGIN
         WHERE s.account_id = ANY (available_credit.accounts) AND s.ended_at IS NULL
           AND s.charge_by IN ('minutes', 'prepaid_minutes') AND s.voice
     ), tariff AS MATERIALIZED (
-        SELECT k.account_id, k.plan_id, k.tariff_id, k.money, p.price
+        SELECT k.account_id, k.plan_id, k.tariff_id, k.money,
+               toll.tariff_price(k.account_id, k.plan_id, k.tariff_id, k.money, available_credit.at) AS price
         FROM (SELECT DISTINCT l.account_id, l.plan_id, l.tariff_id, l.money FROM live AS l WHERE l.charge_by = 'minutes') AS k
-        CROSS JOIN LATERAL toll.tariff_price(k.account_id, k.plan_id, k.tariff_id, k.money, available_credit.at) AS p (price)
     ), used AS MATERIALIZED (
         SELECT l.session_id, l.account_id, l.wallet, l.used, l.started_at + l.minutes * interval '1 minute' + interval '1 ms' AS next_minute,
                CASE l.charge_by WHEN 'minutes' THEN t.price ELSE 1 END AS price
         FROM live AS l
-        LEFT JOIN tariff AS t ON l.charge_by = 'minutes' AND t.account_id = l.account_id AND t.plan_id IS NOT DISTINCT FROM l.plan_id
-            AND t.tariff_id IS NOT DISTINCT FROM l.tariff_id AND t.money IS NOT DISTINCT FROM l.money
+        LEFT JOIN tariff AS t ON l.charge_by = 'minutes' AND t.account_id = l.account_id AND t.plan_id = l.plan_id AND t.tariff_id = l.tariff_id
+            AND t.money = l.money
     ), started AS (
         SELECT u.account_id, u.wallet, sum(u.used * u.price) AS amount, sum(u.used)::bigint AS minutes, sum(u.price) AS per_minute,
                min(u.next_minute) AS next_minute, count(*) FILTER (WHERE u.price IS NULL) AS unpriced
@@ -60,9 +64,10 @@ BEGIN
     ), held AS (
         -- What a session has used of its hold: debits since, and the started minutes that it will be debited for.
         SELECT h.user_id, h.currency, min(h.expires_at) AS next_lapse,
-               sum(greatest(0, h.amount - greatest(0, coalesce(s.debited - h.debited_before, 0)) - coalesce(u.used * u.price, 0))) AS amount
+               sum(greatest(0, h.amount - greatest(0, coalesce((SELECT s.debited FROM toll.rated_sessions AS s
+                                                                WHERE s.session_id = h.session_id) - h.debited_before, 0))
+                               - coalesce(u.used * u.price, 0))) AS amount
         FROM public.credit_holds AS h
-        LEFT JOIN toll.rated_sessions AS s ON s.session_id = h.session_id
         LEFT JOIN used AS u ON u.session_id = h.session_id
         WHERE h.user_id = ANY (available_credit.accounts) AND h.released_at IS NULL AND h.expires_at > available_credit.at
         GROUP BY h.user_id, h.currency
@@ -138,6 +143,7 @@ CREATE OR REPLACE FUNCTION toll.refresh_credit(accounts text[])
 RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off -- plans are kept while tables grow
 AS $$
 DECLARE
     at        timestamptz;
@@ -168,7 +174,8 @@ BEGIN
         CROSS JOIN LATERAL (
             SELECT CASE WHEN s.state <> 'exhausted' AND a.per_minute > 0 THEN
                 least(a.next_minute + interval '1 minute' * least(10, ceil(
-                    (a.available - CASE s.state WHEN 'ok' THEN a.threshold ELSE 0 END) / a.per_minute) - 1)::integer, at + interval '5 min')
+                    (a.available - CASE s.state WHEN 'ok' THEN a.threshold ELSE 0 END) / a.per_minute) - 1)::integer,
+                      at + interval '4 min' + random() * interval '2 min')
             END
         ) AS m (check_at)
     ), kept AS (
@@ -184,22 +191,28 @@ BEGIN
         RETURN 0;
     END IF;
 
-    WITH wanted AS MATERIALIZED (
-        SELECT s.session_id, s.account_id, c.state
-        FROM toll.rated_sessions AS s
-        JOIN toll.wallet_credit AS c ON c.user_id = s.account_id
-            AND c.currency = CASE s.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE s.currency END
-        WHERE s.account_id = ANY (concerned) AND s.ended_at IS NULL AND c.state <> 'ok'
-    ), gone AS (
+    -- Looked up row by row, by primary keys, whatever the planner believes: an account may have a hundred thousand calls.
+    WITH gone AS (
         DELETE FROM toll.session_credit AS o
-        WHERE o.account_id = ANY (concerned) AND NOT EXISTS (SELECT FROM wanted AS w WHERE w.session_id = o.session_id)
+        WHERE o.account_id = ANY (concerned) AND coalesce((
+            SELECT c.state
+            FROM toll.rated_sessions AS s
+            JOIN toll.wallet_credit AS c ON c.user_id = s.account_id
+                AND c.currency = CASE s.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE s.currency END
+            WHERE s.session_id = o.session_id AND s.account_id = o.account_id AND s.ended_at IS NULL), 'ok') = 'ok'
         RETURNING 1
     ), put AS (
         INSERT INTO toll.session_credit AS o (session_id, account_id, state)
-        SELECT w.session_id, w.account_id, w.state
-        FROM wanted AS w
-        LEFT JOIN toll.session_credit AS h ON h.session_id = w.session_id
-        WHERE h.state IS DISTINCT FROM w.state
+        SELECT s.session_id, s.account_id, n.state
+        FROM toll.rated_sessions AS s
+        CROSS JOIN LATERAL (
+            SELECT (SELECT c.state FROM toll.wallet_credit AS c
+                    WHERE c.user_id = s.account_id
+                      AND c.currency = CASE s.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE s.currency END) AS state,
+                   (SELECT h.state FROM toll.session_credit AS h WHERE h.session_id = s.session_id) AS old_state
+            OFFSET 0
+        ) AS n
+        WHERE s.account_id = ANY (concerned) AND s.ended_at IS NULL AND n.state <> 'ok' AND n.old_state IS DISTINCT FROM n.state
         ON CONFLICT (session_id) DO UPDATE
             SET account_id = excluded.account_id, state = excluded.state, changed_at = excluded.changed_at
         RETURNING 1
@@ -222,11 +235,12 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    due text[] := ARRAY(SELECT DISTINCT c.user_id FROM toll.wallet_credit AS c WHERE c.check_at <= clock_timestamp());
+    due text[] := ARRAY(SELECT c.user_id FROM toll.wallet_credit AS c WHERE c.check_at <= now() ORDER BY c.check_at LIMIT 2000);
 BEGIN
     RETURN CASE WHEN due = '{}' THEN 0 ELSE toll.refresh_credit(due) END;
 END $$;
 REVOKE ALL ON FUNCTION toll.check_credit() FROM PUBLIC;
 COMMENT ON FUNCTION toll.check_credit() IS
     'To be called each second, in a transaction of its own: toll.refresh_credit() for the accounts whose state may have changed by time alone:'
-    ' live calls began another minute, a hold lapsed. Returns how many sessions'' states changed';
+    ' live calls began another minute, a hold lapsed; a tariff''s new price is seen within six minutes. At most 2,000 wallets, those first that'
+    ' wait longest. Returns how many sessions'' states changed';

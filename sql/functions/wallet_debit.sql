@@ -4,6 +4,7 @@ CREATE OR REPLACE FUNCTION toll.debit(batch bigint, debits toll.session_debit[])
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off -- plans are kept while tables grow
 AS $$
 DECLARE
     accounts text[];

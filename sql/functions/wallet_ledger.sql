@@ -40,8 +40,9 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     ELSIF old.user_id <> booked_before.user_id OR old.amount <> booked_before.amount OR old.kind <> booked_before.kind THEN
-        RETURN toll.refusal(format('transaction_id %s was booked before with other values: %s %s %s, user %s',
-            booked_before.transaction_id, old.kind, trim_scale(old.amount), old.currency, old.user_id));
+        -- Not with which: who asks may be somebody else.
+        RETURN toll.refusal(format('transaction_id %s was booked before with another user, amount or kind',
+            booked_before.transaction_id));
     END IF;
     RETURN (SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
                 'transaction_id', booked_before.transaction_id, 'user_id', b.user_id, 'currency', b.currency,

@@ -143,13 +143,14 @@ def test_ordinary_owner_migrates_and_a_superuser_adds_the_roles(own_cluster: Clu
         run([own_cluster.bin / "psql", "-X", "-v", "ON_ERROR_STOP=1", "-d", calls.dsn, "-f", ROOT / "sql/roles.sql"])
     assert calls.query("SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'toll'::regnamespace"
                        " OR oid IN ('public.billing_events'::regclass, 'public.session_totals'::regclass,"
-                       " 'public.billing_events_id_seq'::regclass)") == [("toll_owner",)]
-    assert calls.query("SELECT DISTINCT pg_get_userbyid(proowner) FROM pg_proc WHERE pronamespace = 'toll'::regnamespace") == [
-        ("toll_owner",)]
+                       " 'public.billing_events_id_seq'::regclass) ORDER BY 1") == [("toll_owner",), ("toll_wallet",)]
+    assert calls.query("SELECT DISTINCT pg_get_userbyid(proowner) FROM pg_proc WHERE pronamespace = 'toll'::regnamespace ORDER BY 1") == [
+        ("toll_owner",), ("toll_wallet",)]
     assert calls.value("SELECT has_table_privilege('toll_ingest', 'public.billing_events', 'INSERT')")
 
     # alice is a member now: she still migrates, and what she makes is toll_owner's.
-    calls.execute("UPDATE toll.migrations SET checksum = 'older' WHERE name IN ('views/usage', 'functions/partitions')")
+    calls.execute("UPDATE toll.migrations SET checksum = 'older' WHERE name IN ('views/usage', 'functions/partitions',"
+                  " 'functions/wallet_credit', 'functions/wallet_ledger')")
     calls.execute("DROP VIEW public.model_usage_daily")
     status, output = migrate("run", dsn)
     assert status == 0 and "applied views/usage" in output, output
