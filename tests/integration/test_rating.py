@@ -113,7 +113,7 @@ def test_daemon_restarted_meanwhile(daemon: Daemon, db: Database, payer: Callabl
     wait_rated(db, 2)
     worker.use("silent", 1)
     worker.wait_credit("silent", EXHAUSTED)
-    worker.mark()
+    wait_rated(db, 3)
     top_up(db, "acme", 10)
     worker.wait_credit("a", OK)
     worker.wait_credit("silent", OK)
