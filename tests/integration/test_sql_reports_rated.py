@@ -97,3 +97,24 @@ def test_months_and_events_add_up_to_what_was_stored(books: Books) -> None:
     assert books.run("SELECT business_id, event_type, sum(quantity) FROM usage_events WHERE event_type <> 'voice_minute' GROUP BY 1, 2 ORDER BY 1, 2") == [
         ("acme", "api_call", 6), ("acme", "storage_mb", Decimal("12.5")), ("direct", "api_call", 70)]
     assert books.value("SELECT billing_analytics('acme', 'month', 62) #>> '{data,billingUsage,breakdown,apiCalls,count}'") == "6"
+
+
+def test_readers_read_every_report(books: Books) -> None:
+    call(books, user_id="u_42", call_id="CA7", enterprise_id="e", workflow_name="w")
+    rate(books)
+    role = f"reader_of_{books.db.name}"
+    books.run(f"CREATE ROLE {role} LOGIN; GRANT toll_reader TO {role}")
+    reader = books.db.connect(role)
+    try:
+        with reader.cursor() as cursor:
+            for what in ("call_cost_breakdown", "message_cost_breakdown", "unrated_events", "unrated_sessions", "unresolved_sessions", "usage_sessions",
+                         "usage_events", "usage_aggregation", "billing_overview", "quota_status", "stage_latency",
+                         "stage_latency('2026-01-01', '2026-02-01')"):
+                cursor.execute(f"SELECT * FROM {what}")
+            for what in ("call_costs('CA7')", "workflow_rollup('e', 'w')", "billing_analytics('u_42', 'day', 30)",
+                         "revenue_minutes('2026-01-01', '2026-02-01', 'day')"):
+                cursor.execute(f"SELECT {what}")
+                assert "error" not in cursor.fetchone()[0]
+    finally:
+        reader.close()
+        books.run(f"DROP ROLE {role}")
