@@ -35,15 +35,15 @@ BEGIN
                     THEN greatest(1, (k.new_duration_ms + 59999) / 60000) END AS new_billed_minutes
         FROM known AS k
     ), tariffs AS MATERIALIZED (
-        SELECT p.session_id, p.charge, p.charge_price_ids, p.charge_missing,
-               p.quantity AS minutes
+        SELECT p.session_id, p.charge, p.charge_price_ids
         FROM toll.price_events(ARRAY(
             SELECT ROW(0, t.new_ended_at, t.session_id, t.account_id, coalesce(t.business_id, ''), 'usage', t.closed_until, 'tariff', '', '',
                        t.tariff_id, '', t.account_id, coalesce(t.plan_id, ''), t.currency, NULL, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                        t.new_billed_minutes)::toll.rating_input
             FROM timed AS t
             WHERE t.new_billed_minutes IS NOT NULL
-              AND (t.billed_minutes IS NULL OR t.billed_minutes <> t.new_billed_minutes OR t.ended_at <> t.new_ended_at))) AS p
+              AND (t.billed_minutes IS NULL OR t.billed_amount IS NULL OR t.billed_minutes <> t.new_billed_minutes
+                   OR t.ended_at <> t.new_ended_at))) AS p
     ), earlier AS MATERIALIZED (
         SELECT t.session_id, sum(c.charge) AS charge, sum(c.waived) AS waived
         FROM timed AS t
@@ -65,7 +65,9 @@ BEGIN
         FROM timed AS t
         LEFT JOIN tariffs AS p ON p.session_id = t.session_id
         WHERE r.session_id = t.session_id
-          AND (r.started_at, r.ended_at, r.voice, r.billed_minutes) IS DISTINCT FROM (t.new_started_at, t.new_ended_at, t.new_voice, t.new_billed_minutes)
+          AND ((r.started_at, r.ended_at, r.voice, r.billed_minutes) IS DISTINCT FROM
+               (t.new_started_at, t.new_ended_at, t.new_voice, t.new_billed_minutes)
+               OR p.session_id IS NOT NULL AND p.charge IS DISTINCT FROM r.billed_amount)
     ), entries AS (
         -- What its end counted before, taken back ...
         SELECT t.place, t.session_id, t.ended_at AS occurred_at, nullif(t.old_account_id, '') AS account_id, t.old_business_id AS business_id,
@@ -89,10 +91,10 @@ BEGIN
         FROM timed AS t JOIN tariffs AS p ON p.session_id = t.session_id
         WHERE t.billed_minutes IS NULL
         UNION ALL
-        -- A correction. What was wholly waived stays so; else no more is waived than is charged.
+        -- A correction, or the first price. What was wholly waived stays so; else no more is waived than is charged.
         SELECT t.place + 4, t.session_id, t.new_ended_at, t.account_id, coalesce(t.business_id, ''), 'tariff', p.charge - coalesce(e.charge, 0),
                CASE WHEN e.waived = e.charge AND e.charge > 0 THEN p.charge ELSE least(e.waived, p.charge) END - e.waived, p.charge_price_ids,
-               'tariff', 'duration corrected', CASE WHEN t.charge_by = 'prepaid_minutes' THEN t.new_billed_minutes - t.billed_minutes END, 0,
+               'tariff', CASE WHEN e.charge IS NOT NULL THEN 'duration corrected' END, CASE WHEN t.charge_by = 'prepaid_minutes' THEN t.new_billed_minutes - t.billed_minutes END, 0,
                t.new_billed_minutes - t.billed_minutes,
                (p.charge IS NULL)::integer - (t.billed_amount IS NULL)::integer,
                jsonb_build_object('minutes', t.new_billed_minutes - t.billed_minutes)

@@ -93,9 +93,7 @@ DECLARE
     inputs     toll.rating_input[];
     rated      toll.rated_line[];
 BEGIN
-    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-        RAISE EXCEPTION 'toll: rate_next needs READ COMMITTED' USING ERRCODE = 'invalid_transaction_state';
-    END IF;
+    PERFORM toll.rating_begins();
     at := toll.lock_progress(journal, writer);
     stored := (SELECT j.lsn FROM toll.journals AS j WHERE j.journal_id = rate_next.journal AND j.writer = rate_next.writer);
     next := toll.next_batches(journal, writer, at, most_events);
@@ -165,7 +163,7 @@ BEGIN
     events := next.events;
     sessions := cardinality(seen || coalesce(queued, '{}'));
     lsn := coalesce(next.to_lsn, greatest(at, stored));
-    more := lsn < stored OR cardinality(queued) = most_queued;
+    more := lsn < stored OR coalesce(cardinality(queued) = most_queued, false);
     UPDATE toll.rating_progress AS p SET lsn = rate_next.lsn, events = p.events + rate_next.events, rated_at = clock_timestamp()
     WHERE p.journal_id = rate_next.journal AND p.writer = rate_next.writer;
 END $$;
