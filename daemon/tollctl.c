@@ -46,7 +46,7 @@ static const struct option_row {
     [CTL_VARIANT] = {"variant", TEXT, "NAME", "voice, language, channel, or the tariff's id (*: any)"},
     [CTL_TIER] = {"tier-above", TEXT, "TOKENS", "for llm calls with more input tokens than this (0)"},
     [CTL_PER] = {"per", TEXT, "N", "how many units PRICE is for (1)"},
-    [CTL_CURRENCY] = {"currency", TEXT, "CODE", "ISO 4217 code; prices that name none are in it (USD)"},
+    [CTL_CURRENCY] = {"currency", TEXT, "CODE", "ISO 4217 code, of prices that name none (USD; a table's must)"},
     [CTL_MINIMUM] = {"minimum", TEXT, "S", "telephony: a call counts at least so many seconds (0)"},
     [CTL_INCREMENT] = {"increment", TEXT, "S", "telephony: it counts in steps of so many seconds (0)"},
     [CTL_SOURCE] = {"source", TEXT, "TEXT", "where the price is from"},
