@@ -153,7 +153,7 @@ BEGIN
             -(o.cost IS NULL)::integer, 0)::toll.rated_line AS line
         FROM new AS n JOIN old AS o ON o.event_id = n.event_id
         UNION ALL
-        SELECT n FROM new AS n) AS x;
+        SELECT ROW(n.*)::toll.rated_line FROM new AS n) AS x;
     DELETE FROM toll.unrated AS u
     WHERE u.event_id = ANY (ARRAY(SELECT l.event_id FROM unnest(result) AS l WHERE l.kind = 'adjustment'));
     RETURN coalesce(result, '{}');
