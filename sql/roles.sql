@@ -151,6 +151,12 @@ BEGIN
     GRANT SELECT ON toll.journals, toll.rating_progress, toll.session_credit TO toll_rating;
     GRANT EXECUTE ON FUNCTION toll.rate_next(uuid, integer, integer), toll.rate_free(uuid, integer, integer), toll.rating_backlog()
         TO toll_rating;
+    GRANT EXECUTE ON FUNCTION toll.explain_event(bigint) TO toll_reader;
+    IF to_regrole('toll_billing') IS NOT NULL THEN
+        GRANT USAGE ON SCHEMA toll TO toll_billing;
+        GRANT EXECUTE ON FUNCTION toll.rate_unrated(integer), toll.rerate(timestamptz, timestamptz, boolean), toll.resolve_sessions(uuid[]),
+            toll.close_period(text, date), toll.explain_event(bigint) TO toll_billing;
+    END IF;
 END $$;
 
 -- Reports: views and functions in public, which run with the rights of who asks, so that toll_reader reads what they read.

@@ -125,38 +125,33 @@ SET enable_seqscan = off
 SET jit = off
 AS $$
 DECLARE
-    result toll.rated_line[];
+    again toll.rated_line[];
+    taken toll.rated_line[];
 BEGIN
-    -- Lines without an account, of events that are still stored: reversed, and written anew.
-    WITH old AS MATERIALIZED (
-        SELECT n.session_id, coalesce(n.business_id, '') AS business_id, c.*
-        FROM unnest(move_lines.resolved, move_lines.old_businesses) AS n (session_id, business_id)
-        CROSS JOIN LATERAL (
-            SELECT c.event_id, c.currency, sum(c.cost) AS cost, sum(c.cost_original) AS cost_original, max(c.cost_currency) AS cost_currency
-            FROM public.billing_charges AS c
-            WHERE c.session_id = n.session_id AND c.account_id IS NULL AND c.event_id IS NOT NULL
-            GROUP BY c.event_id, c.currency OFFSET 0) AS c
-    ), new AS MATERIALIZED (
-        SELECT p.* FROM toll.price_events(ARRAY(
+    -- Of events that are still stored.
+    again := ARRAY(
+        SELECT p FROM toll.price_events(ARRAY(
             SELECT e.input
-            FROM (SELECT DISTINCT o.session_id FROM old AS o) AS s
-            CROSS JOIN LATERAL (SELECT v.id, v.input FROM toll.rating_events AS v WHERE v.session_id = s.session_id OFFSET 0) AS e
-            WHERE EXISTS (SELECT FROM old AS o WHERE o.event_id = e.id))) AS p
-    )
-    SELECT array_agg(x.line)
-    INTO result
-    FROM (
-        SELECT ROW(
-            -n.event_id, n.event_id, n.occurred_at, n.session_id, NULL, o.business_id, n.component, n.provider, n.model, n.variant, '{}',
-            -o.cost_original, o.cost_currency, -o.cost, NULL, 0, o.currency, NULL, NULL, 'adjustment', 'account resolved', NULL, NULL, NULL, NULL, NULL,
-            -n.events, 0, -n.input_tokens, -n.cached_input_tokens, -n.output_tokens, -n.characters, -n.audio_us, -n.quantity,
-            -(o.cost IS NULL)::integer, 0)::toll.rated_line AS line
-        FROM new AS n JOIN old AS o ON o.event_id = n.event_id
-        UNION ALL
-        SELECT ROW(n.*)::toll.rated_line FROM new AS n) AS x;
-    DELETE FROM toll.unrated AS u
-    WHERE u.event_id = ANY (ARRAY(SELECT l.event_id FROM unnest(result) AS l WHERE l.kind = 'adjustment'));
-    RETURN coalesce(result, '{}');
+            FROM unnest(move_lines.resolved) AS n (session_id)
+            CROSS JOIN LATERAL (SELECT v.id, v.input FROM toll.rating_events AS v WHERE v.session_id = n.session_id OFFSET 0) AS e
+            WHERE e.id IN (SELECT c.event_id FROM public.billing_charges AS c
+                           WHERE c.session_id = ANY (move_lines.resolved) AND c.account_id IS NULL))) AS p
+        ORDER BY p.place);
+    SELECT array_agg(ROW(
+        -n.event_id, n.event_id, n.occurred_at, n.session_id, NULL, o.business_id, n.component, n.provider, n.model, n.variant, '{}',
+        -o.cost_original, o.cost_currency, -o.cost, NULL, 0, o.currency, NULL, NULL, 'adjustment', 'account resolved', NULL, NULL, NULL, NULL, NULL,
+        -n.events, 0, -n.input_tokens, -n.cached_input_tokens, -n.output_tokens, -n.characters, -n.audio_us, -n.quantity,
+        -(o.cost IS NULL)::integer, 0)::toll.rated_line)
+    INTO taken
+    FROM unnest(again) AS n
+    JOIN (SELECT c.event_id, c.currency, coalesce(max(b.business_id), '') AS business_id, sum(c.cost) AS cost, sum(c.cost_original) AS cost_original,
+                 max(c.cost_currency) AS cost_currency
+          FROM unnest(move_lines.resolved, move_lines.old_businesses) AS b (session_id, business_id)
+          CROSS JOIN LATERAL (SELECT l.event_id, l.currency, l.cost, l.cost_original, l.cost_currency FROM public.billing_charges AS l
+                              WHERE l.session_id = b.session_id AND l.account_id IS NULL AND l.event_id IS NOT NULL OFFSET 0) AS c
+          GROUP BY c.event_id, c.currency) AS o ON o.event_id = n.event_id;
+    DELETE FROM toll.unrated AS u WHERE u.event_id = ANY (ARRAY(SELECT l.event_id FROM unnest(again) AS l));
+    RETURN coalesce(taken, '{}') || again;
 END $$;
 REVOKE ALL ON FUNCTION toll.move_lines(uuid[], text[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.move_lines(uuid[], text[]) IS
