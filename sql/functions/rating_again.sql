@@ -176,15 +176,16 @@ BEGIN
         SELECT n.event_id, k.cost, k.cost_original, k.cost_currency, h.charge, h.waived, coalesce(k.is_new, true) AS is_new
         FROM new AS n
         LEFT JOIN costs AS k ON k.event_id = n.event_id
+                                -- A first amount of zero says something, a difference of zero nothing.
+                                AND (k.cost <> 0 OR k.cost_original <> 0 OR (k.is_new AND n.old_cost IS NULL))
         LEFT JOIN charges AS h ON h.event_id = n.event_id AND coalesce(k.is_new, true)
-        WHERE k.cost <> 0 OR k.cost_original <> 0 OR h.charge <> 0 OR h.waived <> 0
-           -- Also a first amount of zero says something.
-           OR (coalesce(k.is_new, true) AND ((k.cost IS NOT NULL AND n.old_cost IS NULL) OR (h.charge IS NOT NULL AND n.old_charge IS NULL)))
+                                  AND (h.charge <> 0 OR h.waived <> 0 OR n.old_charge IS NULL)
+        WHERE k.event_id IS NOT NULL OR h.event_id IS NOT NULL
     )
     SELECT array_agg(ROW(
         n.place, n.event_id, n.occurred_at, n.session_id, n.account_id, n.business_id, n.component, n.provider, n.model, n.variant, '{}',
         d.cost_original, CASE WHEN d.cost IS NOT NULL THEN d.cost_currency END, d.cost, d.charge, coalesce(d.waived, 0), n.currency,
-        CASE WHEN d.is_new THEN n.cost_price_ids END, CASE WHEN d.is_new THEN n.charge_price_ids END, 'adjustment', 'rated anew', n.closed_until,
+        CASE WHEN d.is_new AND d.cost IS NOT NULL THEN n.cost_price_ids END, CASE WHEN d.charge IS NOT NULL THEN n.charge_price_ids END, 'adjustment', 'rated anew', n.closed_until,
         n.scope_plan, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0,
         CASE WHEN d.is_new AND d.cost IS NOT NULL AND n.old_cost IS NULL THEN -1 ELSE 0 END,
         CASE WHEN d.is_new AND d.charge IS NOT NULL AND n.old_charge IS NULL THEN -1 ELSE 0 END)::toll.rated_line ORDER BY n.place)

@@ -163,7 +163,9 @@ BEGIN
     events := next.events;
     sessions := cardinality(seen || coalesce(queued, '{}'));
     lsn := coalesce(next.to_lsn, greatest(at, stored));
-    more := lsn < stored OR coalesce(cardinality(queued) = most_queued, false);
+    more := coalesce(cardinality(queued) = most_queued, false)
+            OR EXISTS (SELECT FROM toll.batches AS b
+                       WHERE b.journal_id = rate_next.journal AND b.writer = rate_next.writer AND b.from_lsn >= rate_next.lsn);
     UPDATE toll.rating_progress AS p SET lsn = rate_next.lsn, events = p.events + rate_next.events, rated_at = clock_timestamp()
     WHERE p.journal_id = rate_next.journal AND p.writer = rate_next.writer;
 END $$;

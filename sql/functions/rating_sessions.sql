@@ -69,19 +69,17 @@ BEGIN
     ON CONFLICT (session_id) DO NOTHING
     RETURNING r.session_id, r.account_id, r.hold_id, true, NULL::text;
     -- Those that were there without an account. While this transaction lasts nobody else finds their account, or rates anything of theirs.
+    PERFORM FROM toll.rated_sessions AS r
+    WHERE r.session_id = ANY (unknown) AND r.account_id IS NULL ORDER BY r.session_id FOR UPDATE;
     RETURN QUERY
-    WITH held AS (
-        SELECT r.session_id, r.business_id FROM toll.rated_sessions AS r
-        WHERE r.session_id = ANY (unknown) AND r.account_id IS NULL ORDER BY r.session_id FOR UPDATE
-    )
     UPDATE toll.rated_sessions AS r
     SET account_id = a.account_id, charge_by = a.charge_by, plan_id = a.plan_id, tariff_id = a.tariff_id, currency = a.currency,
         channel = n.channel, business_id = n.business_id, enterprise_id = n.enterprise_id, workflow_name = n.workflow_name,
         call_id = n.call_id, hold_id = n.hold_id, resolved_at = now()
-    FROM held AS h
+    FROM toll.rated_sessions AS h
     JOIN toll.named_sessions AS n ON n.session_id = h.session_id
     JOIN public.accounts AS a ON a.account_id = n.account_name
-    WHERE r.session_id = h.session_id
+    WHERE h.session_id = ANY (unknown) AND h.account_id IS NULL AND r.session_id = h.session_id
     RETURNING r.session_id, r.account_id, r.hold_id, false, h.business_id;
 END $$;
 REVOKE ALL ON FUNCTION toll.meet_sessions(uuid[]) FROM PUBLIC;
