@@ -174,7 +174,7 @@ static int rate(struct rating_db *db, const struct rating_place *place, int most
                         "SELECT events, lines, lsn, more FROM toll.rate_free($1::uuid, $2::int, $3::int)", 3, values));
     if (r < 0)
         return r;
-    if (PQntuples(result) != 1 || PQgetisnull(result, 0, 3)) {
+    if (PQntuples(result) != 1 || PQgetisnull(result, 0, 2)) {
         *ret = (struct rating_step){.busy = true};
     } else {
         *ret = (struct rating_step){
