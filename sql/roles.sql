@@ -9,7 +9,7 @@
 --   toll_transcripts  toll_reader, and what was said.
 --   toll_wallet       owns balances and ledgers, and the functions that write them. Nobody is to be granted it but toll_owner, so that
 --                     whoever migrates can replace these.
---   toll_billing      tops up, refunds, adjusts and reserves, by the functions for it.
+--   toll_billing      tops up, refunds, adjusts and reserves, sets prices, makes accounts, rates again and closes months, by the functions for it.
 --   toll_rating       what tolld's rating needs: to call it. Granted to toll_ingest, so that tolld has one login.
 
 DO $$
@@ -291,6 +291,7 @@ BEGIN
         WHERE p.pronamespace = 'public'::regnamespace AND p.proname = ANY (ours) AND p.proowner <> owner
           AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)
     LOOP
+        CONTINUE WHEN NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user); -- said above
         EXECUTE format('ALTER %s %s OWNER TO %s', object.kind, object.name, owner);
     END LOOP;
     IF to_regrole('toll_billing') IS NULL OR to_regrole('toll_reader') IS NULL THEN
@@ -298,54 +299,13 @@ BEGIN
     END IF;
     GRANT USAGE ON SCHEMA toll TO toll_billing;
     GRANT SELECT ON public.accounts, public.plans, public.usage_quotas, public.pricing_config, public.fx_rates TO toll_reader, toll_billing;
-    GRANT SELECT ON public.billing_charges, public.provider_reconciliation, toll.unrated, toll.rating_settings, toll.closed_periods
-        TO toll_reader, toll_billing;
+    GRANT SELECT ON public.billing_charges, public.provider_reconciliation, toll.unrated, toll.rating_settings, toll.closed_periods,
+        public.credit_transactions, public.wallet_transactions TO toll_reader, toll_billing;
     GRANT EXECUTE ON FUNCTION toll.price_text(public.pricing_config) TO toll_reader, toll_billing;
     GRANT EXECUTE ON FUNCTION toll.read_price_list(json), toll.import_prices(jsonb, timestamptz, text, text, numeric),
-        toll.import_price_list(json, timestamptz, text, text, numeric, text) TO toll_billing;
-    FOR object IN
-        SELECT p.oid::regprocedure::text AS name FROM pg_proc p
-        WHERE p.pronamespace = 'public'::regnamespace AND p.proname = ANY (ours) AND p.proowner = owner
-    LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO toll_billing', object.name);
-    END LOOP;
-END $$;
-
--- The price book and accounts: who may bill sets prices and makes accounts, by the functions for it.
-DO $$
-DECLARE
-    ours    text[] := ARRAY['set_price', 'end_price', 'withdraw_price', 'set_fx_rate', 'create_account', 'set_plan', 'set_scheme',
-                            'start_trial', 'set_markup', 'create_plan', 'set_quota'];
-    owner   regrole := (SELECT nspowner FROM pg_namespace WHERE nspname = 'toll');
-    object  record;
-BEGIN
-    IF to_regclass('public.pricing_config') IS NULL OR NOT pg_has_role(current_user, owner, 'USAGE') THEN
-        RETURN; -- said above
-    END IF;
-    FOR object IN
-        SELECT 'TABLE' AS kind, c.oid::regclass::text AS name
-        FROM pg_class c
-        WHERE c.oid IN ('public.accounts'::regclass, 'public.plans'::regclass, 'public.usage_quotas'::regclass,
-                        'public.pricing_config'::regclass, 'public.fx_rates'::regclass, to_regclass('public.provider_reconciliation'))
-          AND c.relowner <> owner
-        UNION ALL
-        SELECT 'FUNCTION', p.oid::regprocedure::text
-        FROM pg_proc p
-        WHERE p.pronamespace = 'public'::regnamespace AND p.proname = ANY (ours) AND p.proowner <> owner
-          AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)
-    LOOP
-        EXECUTE format('ALTER %s %s OWNER TO %s', object.kind, object.name, owner);
-    END LOOP;
-    IF to_regrole('toll_billing') IS NULL OR to_regrole('toll_reader') IS NULL THEN
-        RETURN;
-    END IF;
-    GRANT USAGE ON SCHEMA toll TO toll_billing;
-    GRANT SELECT ON public.accounts, public.plans, public.usage_quotas, public.pricing_config, public.fx_rates TO toll_reader, toll_billing;
-    GRANT SELECT ON public.billing_charges, public.provider_reconciliation, toll.unrated, toll.rating_settings, toll.closed_periods
-        TO toll_reader, toll_billing;
-    GRANT EXECUTE ON FUNCTION toll.price_text(public.pricing_config) TO toll_reader, toll_billing;
-    GRANT EXECUTE ON FUNCTION toll.read_price_list(json), toll.import_prices(jsonb, timestamptz, text, text, numeric),
-        toll.import_price_list(json, timestamptz, text, text, numeric, text) TO toll_billing;
+        toll.import_price_list(json, timestamptz, text, text, numeric, text), toll.rate_unrated(integer),
+        toll.rerate(timestamptz, timestamptz, boolean), toll.explain_event(bigint), toll.close_period(text, date) TO toll_billing;
+    GRANT EXECUTE ON FUNCTION toll.explain_event(bigint) TO toll_reader;
     FOR object IN
         SELECT p.oid::regprocedure::text AS name FROM pg_proc p
         WHERE p.pronamespace = 'public'::regnamespace AND p.proname = ANY (ours) AND p.proowner = owner
