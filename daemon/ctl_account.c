@@ -203,7 +203,7 @@ int ctl_period_close(struct ctl *ctl)
 {
     const char *values[] = {ctl->option[CTL_ALL] ? NULL : ctl->id, ctl->option[CTL_PERIOD]};
 
-    if (!values[1] || !values[0] == !ctl->option[CTL_ALL]) {
+    if (!values[1] || !ctl->id == !ctl->option[CTL_ALL]) {
         fputs(
             "tollctl: say whose period, and which: period close ACCOUNT --period 2026-01, or period close --all --period 2026-01\n",
             stderr);

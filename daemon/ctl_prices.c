@@ -199,7 +199,10 @@ int ctl_prices_unrated(struct ctl *ctl)
     int status;
 
     if (ctl->option[CTL_RATE])
-        return ctl_call(ctl, true, "SELECT * FROM toll.rate_unrated(100000)", 0, NULL, "nothing was unrated");
+        return ctl_call(
+            ctl, true,
+            "SELECT n AS rated, (SELECT count(*) FROM toll.unrated) - n AS left_over FROM toll.rate_unrated(100000) AS n",
+            0, NULL, "nothing was unrated");
     snprintf(limit, sizeof(limit), "%" PRIu64, ctl->limit);
     status = ctl_run(ctl, true, ctl->json ? CTL_JSON_ROWS(UNRATED_SQL) : UNRATED_SQL, 1, values, &result);
     if (status != CTL_OK)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
-from harness import BUILD, ROOT, SLOWNESS, Database
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
+
+from harness import BUILD, ROOT, SLOWNESS, Database  # noqa: E402
+from rating import Book  # noqa: E402
 
 HEADER = "component,provider,model,dimension,side,price,unit_quantity,currency,valid_from"
 GOOD = f"""# prices of a test
@@ -309,3 +313,50 @@ def test_seeds_come_in_clean(db: Database, ctl: Run) -> None:
     assert db.query("SELECT count(*) FROM pricing_config WHERE source IS NULL OR source_date IS NULL") == [(0,)]
     assert db.query("SELECT price, unit_quantity, currency, dimension FROM pricing_config WHERE component = 'tariff'") == [
         (Decimal(5), Decimal(1), "RUB", "minutes")]
+
+
+def test_usage_of_each_provider_is_rated_by_the_seeds(db: Database, ctl: Run) -> None:
+    for words in ([], ["--markup", "20"]):
+        ctl("prices", "import", ROOT / "sql/seed/providers.csv", *words)
+    usage = Book(db)
+    session = usage.session(account_id="u_42")
+    used = [("stt", {"provider": "deepgram", "model": "nova-2", "audio_duration_ms": 90000}, "0.0087"),
+            ("stt", {"provider": "deepgram", "model": "nova-3", "audio_duration_ms": 60000}, "0.0077"),
+            ("stt", {"provider": "assemblyai", "model": "universal-streaming", "audio_duration_ms": 60000}, "0.0025"),
+            ("stt", {"provider": "openai", "model": "whisper-1", "audio_duration_ms": 1000}, "0.0001"),
+            ("llm", {"provider": "openai", "model": "gpt-4o", "input_tokens": 1000, "cached_input_tokens": 400, "output_tokens": 100}, "0.003"),
+            ("llm", {"provider": "openai", "model": "gpt-4o-mini", "input_tokens": 1000, "output_tokens": 100}, "0.00021"),
+            ("llm", {"provider": "anthropic", "model": "claude-3-5-haiku-latest", "input_tokens": 1000, "output_tokens": 100}, "0.0012"),
+            ("tts", {"provider": "openai", "model": "tts-1", "char_count": 100}, "0.0015"),
+            ("tts", {"provider": "cartesia", "model": "sonic-2", "char_count": 100}, "0.00392"),
+            ("tts", {"provider": "elevenlabs", "model": "eleven_flash_v2_5", "char_count": 100}, "0.012"),
+            ("tts", {"provider": "playht", "model": "Play3.0-mini", "char_count": 100}, "0.0156"),
+            ("usage", {"provider": "twilio", "meter": "telephony_inbound", "quantity": Decimal("1.01")}, "0.017"),
+            ("usage", {"provider": "twilio", "meter": "sms", "quantity": 2}, "0.0166")]
+    events = usage.batch(*((session, kind, columns) for kind, columns, _ in used))
+    usage.rate()
+    assert [(line["cost"], line["charge"]) for line in map(usage.line, events)] == [
+        (Decimal(cost), Decimal(cost) * Decimal("1.2")) for _, _, cost in used]
+    assert ctl("prices", "unrated").stdout == "nothing is unrated\n"
+    assert "cost: " in ctl("prices", "explain", str(events[4])).stdout
+    assert "there is no event 999999" in ctl("prices", "explain", "999999", status=1).stderr
+
+
+def test_a_missing_price_and_a_wrong_one(db: Database, ctl: Run) -> None:
+    """Unrated until it is there; then rated; then rated again by another, shown before and done once."""
+    usage = Book(db)
+    event = usage.llm(usage.session(account_id="u_42"), input_tokens=1000, output_tokens=0)
+    usage.rate()
+    assert json.loads(ctl("--json", "prices", "unrated").stdout)[0]["model"] == "gpt-4o"
+    for side, price in (("cost", "2.5"), ("charge", "5")):
+        ctl("prices", "set", "llm", "openai", "gpt-4o", "input", price, "--per", "1000000", "--side", side, "--from", "2020-01-01")
+    assert ctl("prices", "unrated", "--rate").stdout.splitlines()[1].split()[0] in ("1", "2")
+    assert ctl("prices", "unrated").stdout == "nothing is unrated\n"
+    ctl("prices", "withdraw", "1", "--reason", "wrong")
+    ctl("prices", "set", "llm", "openai", "gpt-4o", "input", "3", "--per", "1000000", "--from", "2020-01-01")
+    dry = json.loads(ctl("--json", "rerate", "--dry-run", "--from", "2020-01-01").stdout)
+    lines = db.value("SELECT count(*) FROM billing_charges")
+    assert [(row["model"], row["changed"], row["cost_difference"]) for row in dry] == [("gpt-4o", 1, 0.0005)]
+    assert json.loads(ctl("--json", "rerate", "--from", "2020-01-01").stdout) == dry
+    assert db.query("SELECT count(*), sum(cost) FROM billing_charges WHERE event_id = %s", event) == [(lines + 1, Decimal("0.003"))]
+    assert ctl("rerate", "--from", "2020-01-01").stdout == "nothing changes\n"
