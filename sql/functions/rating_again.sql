@@ -62,7 +62,7 @@ BEGIN
             FROM toll.unrated AS u WHERE u.event_id = ANY (ids) GROUP BY u.event_id
         ), priced AS MATERIALIZED (
             SELECT p.*, m.cost AND p.cost IS NOT NULL AS has_cost, m.charge AND p.charge IS NOT NULL AS has_charge
-            FROM toll.price_events(toll.event_inputs(ids, times)) AS p JOIN missing AS m ON m.event_id = p.event_id
+            FROM unnest(toll.price_events(toll.event_inputs(ids, times))) AS p JOIN missing AS m ON m.event_id = p.event_id
         ), done AS (
             DELETE FROM toll.unrated AS u USING priced AS p
             WHERE u.event_id = p.event_id AND CASE u.side WHEN 'cost' THEN p.has_cost ELSE p.has_charge END
@@ -154,7 +154,7 @@ BEGIN
     ), new AS MATERIALIZED (
         -- An event's new amounts, beside the sums of what its account has of it so far.
         SELECT n.*, c.charge AS old_charge, coalesce(c.waived, 0) AS old_waived, c.cost AS old_cost
-        FROM toll.price_events(toll.event_inputs(ids, times)) AS n
+        FROM unnest(toll.price_events(toll.event_inputs(ids, times))) AS n
         JOIN charged AS c ON c.event_id = n.event_id AND c.account_id = coalesce(n.account_id, '') AND c.currency = n.currency
     ), costs AS (
         -- In the currency of the new price, and in that of earlier ones, where it is another.
@@ -215,11 +215,11 @@ BEGIN
                             FROM public.billing_charges AS l WHERE l.session_id = r.session_id AND l.component = 'tariff' OFFSET 0) AS o
         WHERE r.ended_at >= from_at AND r.ended_at < to_at AND r.billed_minutes IS NOT NULL
     ), new AS MATERIALIZED (
-        SELECT p.* FROM toll.price_events(ARRAY(
+        SELECT p.* FROM unnest(toll.price_events(ARRAY(
             SELECT ROW(0, b.ended_at, b.session_id, b.account_id, coalesce(b.business_id, ''), 'usage', b.closed_until, 'tariff', '', '', b.tariff_id, '',
                        b.account_id, coalesce(b.plan_id, ''), b.currency, NULL, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                        b.billed_minutes)::toll.rating_input
-            FROM billed AS b)) AS p
+            FROM billed AS b))) AS p
         WHERE p.charge IS NOT NULL
     )
     SELECT array_agg(ROW(

@@ -36,14 +36,14 @@ BEGIN
         FROM known AS k
     ), tariffs AS MATERIALIZED (
         SELECT p.session_id, p.charge, p.charge_price_ids
-        FROM toll.price_events(ARRAY(
+        FROM unnest(toll.price_events(ARRAY(
             SELECT ROW(0, t.new_ended_at, t.session_id, t.account_id, coalesce(t.business_id, ''), 'usage', t.closed_until, 'tariff', '', '',
                        t.tariff_id, '', t.account_id, coalesce(t.plan_id, ''), t.currency, NULL, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                        t.new_billed_minutes)::toll.rating_input
             FROM timed AS t
             WHERE t.new_billed_minutes IS NOT NULL
               AND (t.billed_minutes IS NULL OR t.billed_amount IS NULL OR t.billed_minutes <> t.new_billed_minutes
-                   OR t.ended_at <> t.new_ended_at))) AS p
+                   OR t.ended_at <> t.new_ended_at)))) AS p
     ), earlier AS MATERIALIZED (
         SELECT t.session_id, sum(c.charge) AS charge, sum(c.waived) AS waived
         FROM timed AS t
@@ -129,14 +129,12 @@ DECLARE
     taken toll.rated_line[];
 BEGIN
     -- Of events that are still stored.
-    again := ARRAY(
-        SELECT p FROM toll.price_events(ARRAY(
-            SELECT e.input
-            FROM unnest(move_lines.resolved) AS n (session_id)
-            CROSS JOIN LATERAL (SELECT v.id, v.input FROM toll.rating_events AS v WHERE v.session_id = n.session_id OFFSET 0) AS e
-            WHERE e.id IN (SELECT c.event_id FROM public.billing_charges AS c
-                           WHERE c.session_id = ANY (move_lines.resolved) AND c.account_id IS NULL))) AS p
-        ORDER BY p.place);
+    again := toll.price_events(ARRAY(
+        SELECT e.input
+        FROM unnest(move_lines.resolved) AS n (session_id)
+        CROSS JOIN LATERAL (SELECT v.id, v.input FROM toll.rating_events AS v WHERE v.session_id = n.session_id OFFSET 0) AS e
+        WHERE e.id IN (SELECT c.event_id FROM public.billing_charges AS c
+                       WHERE c.session_id = ANY (move_lines.resolved) AND c.account_id IS NULL)));
     SELECT array_agg(ROW(
         -n.event_id, n.event_id, n.occurred_at, n.session_id, NULL, o.business_id, n.component, n.provider, n.model, n.variant, '{}',
         -o.cost_original, o.cost_currency, -o.cost, NULL, 0, o.currency, NULL, NULL, 'adjustment', 'account resolved', NULL, NULL, NULL, NULL, NULL,

@@ -19,7 +19,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'toll: there is no event %', explain_event.event_id USING ERRCODE = 'no_data_found';
     END IF;
-    SELECT l.* INTO line FROM toll.price_events(ARRAY[event]) AS l;
+    line := (toll.price_events(ARRAY[event]))[1];
     SELECT c.* INTO card FROM toll.price_cards(ARRAY[event]) AS c
     WHERE (c.above = 0 OR event.input_tokens > c.above) AND (c.up_to IS NULL OR event.input_tokens <= c.up_to);
 

@@ -27,7 +27,7 @@ BEGIN
         INSERT INTO toll.unrated (event_id, side, occurred_at, session_id, account_id, component, provider, model, variant, missing)
         SELECT l.event_id, m.side, l.occurred_at, l.session_id, l.account_id, l.component, l.provider, l.model, l.variant, m.missing
         FROM l CROSS JOIN LATERAL (VALUES ('cost', l.cost_missing), ('charge', l.charge_missing)) AS m (side, missing)
-        WHERE m.missing IS NOT NULL AND l.event_id IS NOT NULL
+        WHERE (l.cost_missing IS NOT NULL OR l.charge_missing IS NOT NULL) AND m.missing IS NOT NULL AND l.event_id IS NOT NULL
         ON CONFLICT (event_id, side) DO UPDATE SET account_id = excluded.account_id, missing = excluded.missing
     ), rolled AS (
         INSERT INTO toll.usage_rollup AS r (
@@ -77,15 +77,17 @@ DECLARE
     batch    bigint := nextval('toll.rated_batch_seq');
     booked   toll.rated_line[] := book_lines.lines;
     payers   text[];
+    planned  text[];
     reported text[];
     debits   toll.session_debit[];
     touched  text[];
 BEGIN
-    SELECT array_agg(DISTINCT l.account_id),
-           array_agg(DISTINCT l.account_id) FILTER (WHERE l.component = 'meter' AND l.kind = 'usage' AND l.model IN ('api_call', 'voice_minute'))
-    INTO payers, reported
-    FROM unnest(booked) AS l WHERE l.account_id IS NOT NULL;
-    IF toll.lock_schemes(payers) THEN
+    SELECT array_agg(p.account_id), array_agg(p.account_id) FILTER (WHERE p.planned), array_agg(p.account_id) FILTER (WHERE p.reported)
+    INTO payers, planned, reported
+    FROM (SELECT l.account_id, bool_or(l.reason = 'plan') AS planned,
+                 bool_or(l.component = 'meter' AND l.kind = 'usage' AND l.model IN ('api_call', 'voice_minute')) AS reported
+          FROM unnest(booked) AS l WHERE l.account_id IS NOT NULL GROUP BY l.account_id) AS p;
+    IF toll.lock_schemes(payers, planned) THEN
         booked := toll.waive_trials(toll.add_overage(booked));
     END IF;
     IF reported IS NOT NULL THEN

@@ -148,7 +148,7 @@ BEGIN
         CROSS JOIN LATERAL (SELECT e.id, e.input FROM toll.rating_events AS e
                             WHERE e.id BETWEEN r.first_id AND r.last_id AND e.batch_id = r.batch_id OFFSET 0) AS e
         ORDER BY e.id);
-    rated := ARRAY(SELECT l FROM toll.price_events(inputs) AS l ORDER BY l.place);
+    rated := toll.price_events(inputs);
     IF cardinality(resolved) > 0 THEN
         rated := rated || toll.move_lines(resolved, businesses);
     END IF;

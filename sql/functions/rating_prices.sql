@@ -161,7 +161,7 @@ COMMENT ON FUNCTION toll.price_cards(toll.rating_input[]) IS
     ' weights NULL: unrated, *_missing says why';
 
 CREATE OR REPLACE FUNCTION toll.price_events(events toll.rating_input[])
-RETURNS SETOF toll.rated_line
+RETURNS toll.rated_line[]
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_nestloop = off
@@ -170,8 +170,7 @@ SET jit = off
 SET work_mem = '64MB'
 AS $$
 BEGIN
-    RETURN QUERY
-    SELECT
+    RETURN ARRAY(SELECT ROW(
         a.event_id * 2, a.event_id, a.occurred_at, a.session_id, a.account_id, a.business_id, a.component, nullif(a.provider, ''),
         CASE WHEN a.meter <> '' THEN a.meter ELSE nullif(a.model, '') END, nullif(a.variant, ''), a.quantities,
         toll.divide_half_even(a.cost_sum, a.cost_divisor, 9),
@@ -186,7 +185,7 @@ BEGIN
         a.scope_plan, NULL::numeric,
         a.cost_missing, CASE WHEN a.charge_by = 'usage' THEN a.charge_missing END,
         1, 0, a.input_tokens::bigint, a.cached_input_tokens::bigint, a.output_tokens::bigint, a.characters::bigint, a.audio_us, a.quantity,
-        (a.cost_missing IS NOT NULL)::integer, coalesce((a.charge_by = 'usage' AND a.charge_missing IS NOT NULL)::integer, 0)
+        (a.cost_missing IS NOT NULL)::integer, coalesce((a.charge_by = 'usage' AND a.charge_missing IS NOT NULL)::integer, 0))::toll.rated_line
     FROM (
         SELECT
             e.*, c.cost_rate, c.cost_divisor, c.cost_currency, c.cost_price_ids, c.cost_missing,
@@ -250,7 +249,7 @@ BEGIN
         WHERE e.occurred_at >= c.from_at AND (c.until_at IS NULL OR e.occurred_at < c.until_at)
           AND (e.input_tokens > c.above OR c.above = 0) AND (c.up_to IS NULL OR e.input_tokens <= c.up_to)
         -- Else the sums would be put, and worked out, wherever they are used below.
-        OFFSET 0) AS a;
+        OFFSET 0) AS a);
 END $$;
 REVOKE ALL ON FUNCTION toll.price_events(toll.rating_input[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.price_events(toll.rating_input[]) IS

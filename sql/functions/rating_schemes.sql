@@ -2,7 +2,7 @@
 -- (rated_line.place: events by their number, each followed by its overage, then sessions by theirs), so these accounts stay locked until the transaction
 -- ends.
 
-CREATE OR REPLACE FUNCTION toll.lock_schemes(names text[])
+CREATE OR REPLACE FUNCTION toll.lock_schemes(payers text[], planned text[])
 RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -10,15 +10,15 @@ SET enable_seqscan = off
 AS $$
 BEGIN
     PERFORM FROM public.accounts AS a
-    WHERE a.account_id = ANY (lock_schemes.names)
-      AND (a.charge_by = 'plan' OR (a.trial_ends_at IS NOT NULL AND (a.trial_allowance IS NULL OR a.trial_used < a.trial_allowance))
-           -- Sessions of an account that had a plan go on by it.
-           OR EXISTS (SELECT FROM toll.rated_sessions AS s WHERE s.account_id = a.account_id AND s.ended_at IS NULL AND s.charge_by = 'plan'))
+    WHERE a.account_id = ANY (lock_schemes.payers)
+      AND (a.account_id = ANY (lock_schemes.planned)
+           OR (a.trial_ends_at IS NOT NULL AND (a.trial_allowance IS NULL OR a.trial_used < a.trial_allowance)))
     ORDER BY a.account_id FOR NO KEY UPDATE;
     RETURN FOUND;
 END $$;
-REVOKE ALL ON FUNCTION toll.lock_schemes(text[]) FROM PUBLIC;
-COMMENT ON FUNCTION toll.lock_schemes(text[]) IS 'Locks those of these accounts that have a plan or a trial which may make something of their lines; false: none has';
+REVOKE ALL ON FUNCTION toll.lock_schemes(text[], text[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.lock_schemes(text[], text[]) IS
+    'Locks those of these accounts whose lines a plan (planned) or a trial may change, until the transaction ends; false: there are none';
 
 CREATE OR REPLACE FUNCTION toll.add_overage(lines toll.rated_line[])
 RETURNS toll.rated_line[]

@@ -32,7 +32,9 @@ SELECT
         CASE e.event_type WHEN 'llm' THEN coalesce(s.channel, (SELECT d.default_channel FROM toll.rating_settings AS d))
                           WHEN 'tts' THEN coalesce(e.voice, '') WHEN 'stt' THEN coalesce(e.language, '') ELSE '' END,
         CASE WHEN e.event_type = 'usage' THEN coalesce(e.meter, '') ELSE '' END,
-        CASE WHEN EXISTS (SELECT FROM public.pricing_config AS p
+        -- The first question is asked once in a query.
+        CASE WHEN (SELECT EXISTS (SELECT FROM public.pricing_config AS p WHERE p.scope_kind = 'account' AND p.withdrawn_at IS NULL))
+                  AND EXISTS (SELECT FROM public.pricing_config AS p
                           WHERE p.scope_kind = 'account' AND p.scope_id = a.account_id AND p.component = k.component
                             AND p.withdrawn_at IS NULL OFFSET 0) THEN a.account_id ELSE '' END,
         coalesce(CASE WHEN e.session_id IS NULL THEN a.plan_id ELSE s.plan_id END, ''),
