@@ -30,6 +30,7 @@ SET search_path = pg_catalog, pg_temp
 -- An account may have one call or a hundred thousand: hashes are right for both.
 SET enable_nestloop = off
 SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan -- planning would take ten times as long as this does
 SET jit = off
 AS $$
 #variable_conflict use_column
@@ -144,6 +145,7 @@ RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off -- plans are kept while tables grow
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     at        timestamptz;

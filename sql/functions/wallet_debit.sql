@@ -5,6 +5,7 @@ RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off -- plans are kept while tables grow
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     accounts text[];
