@@ -8,12 +8,12 @@ import time
 from frame import Bench
 from harness import Daemon, Database, Sim, migrate
 from measure import percentile
-from payer import EXHAUSTED, OK, Payer, prepaid, price_unit, top_up
+from payer import EXHAUSTED, OK, Payer, prepaid, price_unit
 from through_toll import make_daemon
 
 SECONDS = {"tiny": 20, "short": 60, "long": 200}
 RATE = 10_000  # events/s of all the other calls
-TRIALS = {"tiny": 10, "short": 200, "long": 1000}
+TRIALS = {"tiny": 40, "short": 200, "long": 1000}
 PAYERS = 8
 TARGET_MS = 1000.0
 
@@ -21,11 +21,11 @@ TARGET_MS = 1000.0
 def prepare(db: Database) -> None:
     """Everything has a price, and every user of the simulated calls a wallet: each event becomes a line, and is debited."""
     price_unit(db)
-    for side in ("cost", "charge"):
-        for component, dimension, quantity in (("llm", "input", 1_000_000), ("llm", "output", 1_000_000), ("tts", "characters", 1000), ("stt", "minutes", 1)):
-            db.execute("SELECT set_price(%s, '*', '*', %s, %s, 0.01, %s, 'USD', '2020-01-01')", component, dimension, side, quantity)
-    for user in range(1, 61):
-        prepaid(db, f"u_{user}", 1_000_000)
+    db.execute("SELECT set_price(p.component, '*', '*', p.dimension, s.side, 0.01, p.quantity, 'USD', '2020-01-01')"
+               " FROM (VALUES ('llm', 'input', 1000000), ('llm', 'output', 1000000), ('tts', 'characters', 1000), ('stt', 'minutes', 1))"
+               " AS p (component, dimension, quantity), (VALUES ('cost'), ('charge')) AS s (side)")
+    db.execute("SELECT create_account('u_' || n, charge_by => 'usage', currency => 'USD') FROM generate_series(1, 60) AS n")
+    db.execute("SELECT add_credits('u_' || n, 100000000, 'card', 'bench ' || n) FROM generate_series(1, 60) AS n")
 
 
 class Trials:
@@ -41,17 +41,21 @@ class Trials:
         self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
+        connection = self.db.connect()
         try:
+            cursor = connection.cursor()
             self.payer.start("call", self.account)
             for i in range(self.number):
                 time.sleep(0.037 * (1 + i % 7))  # not in step with batches or ticks
                 self.payer.use("call", 1)
                 self.dry.append(self.payer.wait_credit("call", EXHAUSTED, 60) * 1e3)
                 self.payer.mark()
-                top_up(self.db, self.account, 1)
+                cursor.execute("SELECT add_credits(%s, 100, 'card', %s)", (self.account, f"{self.account} {i}"))
                 self.back.append(self.payer.wait_credit("call", OK, 60) * 1e3)
         except BaseException as error:  # told by who waits for the thread
             self.error = error
+        finally:
+            connection.close()
 
 
 def one(bench: Bench, trials: int) -> dict[str, float]:
