@@ -71,7 +71,7 @@ struct tally {
 };
 
 /* The prices that change anything, then how many there were of each kind. */
-static int print_prices(struct ctl *ctl, const PGresult *result, bool dry_run)
+static void print_prices(struct ctl *ctl, const PGresult *result, bool dry_run)
 {
     struct tally tallies[] = {{"new", "new", 0},
                               {"changed", "changed, of which the predecessor ends", 0},
@@ -100,7 +100,6 @@ static int print_prices(struct ctl *ctl, const PGresult *result, bool dry_run)
         between = ", ";
     }
     fputs(dry_run ? ". A dry run: nothing was changed\n" : "\n", ctl->out);
-    return 0;
 }
 
 /* Keys of a list that became no price: how often, and why. */
@@ -135,53 +134,55 @@ static void print_keys(struct ctl *ctl, const PGresult *result)
     }
 }
 
-int ctl_prices_import(struct ctl *ctl)
+/* text: the list as it is, or the table's rows as JSON. */
+static int import(struct ctl *ctl, bool list, const char *text)
 {
-    bool dry_run = ctl->option[CTL_DRY_RUN] != NULL, list;
-    char *text = NULL, *rows = NULL, error[CTL_CSV_ERROR_MAX];
-    size_t size = 0, start;
+    bool dry_run = ctl->option[CTL_DRY_RUN] != NULL;
+    const char *source = ctl->option[CTL_SOURCE] ? ctl->option[CTL_SOURCE] : basename(ctl->id);
+    const char *values[] = {
+        text,   ctl->option[CTL_FROM],     ctl->option[CTL_SIDE], ctl->option[CTL_CURRENCY], ctl->option[CTL_MARKUP],
+        source, dry_run ? "true" : "false"};
+    static const char *const queries[2][2] = {{TEXT_SQL(TABLE_SQL), TEXT_SQL(LIST_SQL)},
+                                              {JSON_SQL(TABLE_SQL), JSON_SQL(LIST_SQL)}};
     PGresult *result = NULL;
-    int status = CTL_BAD, r;
+    int status = ctl_run(ctl, !dry_run, queries[ctl->json][list], 7, values, &result);
 
-    r = read_file(ctl->id, &text, &size);
-    if (r < 0) {
-        fprintf(stderr, "tollctl: can't read %s: %s\n", ctl->id, strerror(-r));
-        return CTL_BAD;
-    }
-    start = strspn(text, " \t\r\n");
-    list = text[start] == '{';
-    if (memchr(text, '\0', size)) {
-        fprintf(stderr, "tollctl: %s is neither CSV nor JSON\n", ctl->id);
-        goto done;
-    }
-    if (!list && text[start] == '[') {
-        fprintf(stderr, "tollctl: %s is a JSON array; a price list is an object, model name -> prices\n", ctl->id);
-        goto done;
-    }
-    r = list ? 0 : ctl_csv_to_json(text, size, &rows, error);
-    if (r < 0) {
-        fprintf(stderr, "tollctl: %s: %s; nothing was changed\n", ctl->id, r == -EINVAL ? error : strerror(-r));
-        goto done;
-    }
-    {
-        const char *values[] = {list ? text : rows,        ctl->option[CTL_FROM],
-                                ctl->option[CTL_SIDE],     ctl->option[CTL_CURRENCY],
-                                ctl->option[CTL_MARKUP],   ctl->option[CTL_SOURCE] ? ctl->option[CTL_SOURCE] : ctl->id,
-                                dry_run ? "true" : "false"};
-
-        status = ctl_run(ctl, !dry_run,
-                         ctl->json ? (list ? JSON_SQL(LIST_SQL) : JSON_SQL(TABLE_SQL))
-                                   : (list ? TEXT_SQL(LIST_SQL) : TEXT_SQL(TABLE_SQL)),
-                         7, values, &result);
-    }
-    if (status == CTL_OK && ctl->json)
+    if (status == CTL_OK && ctl->json) {
         fprintf(ctl->out, "%s\n", PQgetvalue(result, 0, 0));
-    else if (status == CTL_OK) {
+    } else if (status == CTL_OK) {
         print_prices(ctl, result, dry_run);
         print_keys(ctl, result);
     }
-done:
     PQclear(result);
+    return status;
+}
+
+/* What a file holds shows in its first character. */
+int ctl_prices_import(struct ctl *ctl)
+{
+    char *text = NULL, *rows = NULL, error[CTL_CSV_ERROR_MAX], first;
+    size_t size = 0;
+    int status = CTL_BAD, r;
+
+    r = read_file(ctl->id, &text, &size);
+    if (!text) {
+        fprintf(stderr, "tollctl: can't read %s: %s\n", ctl->id, strerror(-r));
+        return CTL_BAD;
+    }
+    first = text[strspn(text, " \t\r\n")];
+    if (memchr(text, '\0', size)) {
+        fprintf(stderr, "tollctl: %s is neither CSV nor JSON\n", ctl->id);
+    } else if (first == '[') {
+        fprintf(stderr, "tollctl: %s is a JSON array; a price list is an object, model name -> prices\n", ctl->id);
+    } else if (first == '{') {
+        status = import(ctl, true, text);
+    } else {
+        r = ctl_csv_to_json(text, size, &rows, error);
+        if (r < 0)
+            fprintf(stderr, "tollctl: %s: %s; nothing was changed\n", ctl->id, r == -EINVAL ? error : strerror(-r));
+        else
+            status = import(ctl, false, rows);
+    }
     free(rows);
     free(text);
     return status;
