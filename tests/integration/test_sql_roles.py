@@ -174,5 +174,5 @@ def test_functions_pin_their_search_path(calls: Database) -> None:
     assert calls.query("SELECT proname FROM pg_proc WHERE pronamespace = 'toll'::regnamespace AND NOT"
                        " coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)") == []
     assert calls.query("SELECT proname::text FROM pg_proc WHERE pronamespace = 'toll'::regnamespace AND prosecdef ORDER BY 1") == [
-        ("check_credit",), ("debit",), ("link_holds",), ("lock_wallets",), ("make_partition",), ("make_partitions",), ("prune_batches",),
+        ("check_credit",), ("debit",), ("import_prices",), ("link_holds",), ("lock_wallets",), ("make_partition",), ("make_partitions",), ("prune_batches",),
         ("refresh_credit",), ("release_holds",), ("share_journal",)]
