@@ -11,6 +11,7 @@ CREATE OR REPLACE FUNCTION public.call_costs(call_id text)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET jit = off
 AS $$
 DECLARE
     wanted     uuid;
@@ -68,6 +69,7 @@ CREATE OR REPLACE FUNCTION public.workflow_rollup(enterprise_id text, workflow_n
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET jit = off
 AS $$
 DECLARE
     sessions uuid[] := ARRAY(

@@ -25,6 +25,7 @@ RETURNS TABLE (component text, provider text, model text, metric text, events bi
                p99_ms float8)
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+SET jit = off
 AS $$
 BEGIN
     IF from_time IS NULL OR to_time IS NULL THEN

@@ -14,6 +14,7 @@ CREATE OR REPLACE FUNCTION public.revenue_minutes(from_date timestamp, to_date t
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET jit = off
 AS $$
 DECLARE
     zone   text := (SELECT s.default_time_zone FROM toll.rating_settings s);
@@ -87,6 +88,7 @@ CREATE OR REPLACE FUNCTION toll.business_usage(business text, unit text, zone te
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET jit = off
 AS $$
 DECLARE
     since  timestamptz := first_day::timestamp AT TIME ZONE zone;
@@ -158,6 +160,7 @@ CREATE OR REPLACE FUNCTION public.billing_analytics(business_id text, period tex
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET jit = off
 AS $$
 DECLARE
     unit  text := CASE billing_analytics.period WHEN 'daily' THEN 'day' WHEN 'weekly' THEN 'week' WHEN 'monthly' THEN 'month'

@@ -250,16 +250,15 @@ COMMENT ON COLUMN toll.quarter_meters.quantity IS 'How much, in the meter''s uni
 
 -- A session that names no business counts as its account's own.
 CREATE OR REPLACE VIEW toll.month_meters AS
-SELECT business_id, period_start, account_id, meter, derived, events, quantity
-FROM (
-    SELECT m.business_id, m.period_start, m.account_id, m.meter, m.derived, m.events, m.quantity,
-           bool_or(NOT m.derived AND m.events > 0) OVER (PARTITION BY m.business_id, m.period_start, m.meter) AS reported
-    FROM (
-        SELECT coalesce(nullif(n.business_id, ''), nullif(n.account_id, '')) AS business_id, n.period_start,
-               nullif(n.account_id, '') AS account_id, n.meter, n.derived, n.events, n.quantity
-        FROM toll.meter_months n
-        WHERE n.events <> 0 OR n.quantity <> 0) AS m) AS c
-WHERE derived <> reported;
+SELECT nullif(m.business, '') AS business_id, m.period_start, nullif(m.account_id, '') AS account_id, m.meter, m.derived, m.events, m.quantity
+FROM (SELECT CASE n.business_id WHEN '' THEN n.account_id ELSE n.business_id END AS business, n.*
+      FROM toll.meter_months n
+      WHERE n.events <> 0 OR n.quantity <> 0) AS m
+LEFT JOIN (SELECT DISTINCT CASE n.business_id WHEN '' THEN n.account_id ELSE n.business_id END AS business, n.period_start, n.meter
+           FROM toll.meter_months n
+           WHERE NOT n.derived AND n.events > 0) AS r
+    ON r.business = m.business AND r.period_start = m.period_start AND r.meter = m.meter
+WHERE m.derived <> (r.business IS NOT NULL);
 COMMENT ON VIEW toll.month_meters IS
     'Quantities of meters that count, per business, calendar month and account: those reported, or, where a business reported none of that'
     ' meter in that month, those derived from calls';
@@ -273,9 +272,9 @@ COMMENT ON COLUMN toll.month_meters.quantity IS 'How much, in the meter''s unit'
 
 CREATE OR REPLACE VIEW public.usage_aggregation AS
 SELECT m.business_id, m.period_start AS period, m.meter AS event_type, sum(m.quantity) AS quantity,
-       CASE WHEN bool_or(m.quantity <> 0 AND q.overage_price_cents IS NULL) OR count(DISTINCT a.currency) > 1 THEN NULL
+       CASE WHEN bool_or(m.quantity <> 0 AND q.overage_price_cents IS NULL) OR min(a.currency) <> max(a.currency) THEN NULL
             ELSE coalesce(sum(m.quantity * q.overage_price_cents), 0) * 0.01 END AS cost,
-       CASE WHEN count(DISTINCT a.currency) = 1 THEN min(a.currency) END AS currency
+       CASE WHEN min(a.currency) = max(a.currency) THEN min(a.currency) END AS currency
 FROM toll.month_meters m
 LEFT JOIN public.accounts a ON a.account_id = m.account_id
 LEFT JOIN public.usage_quotas q ON q.plan_id = a.plan_id AND q.event_type = m.meter
@@ -296,8 +295,8 @@ COMMENT ON COLUMN public.usage_aggregation.currency IS 'The accounts'' currency;
 
 CREATE OR REPLACE VIEW public.billing_overview AS
 SELECT t.business_id, b.name AS business_name, t.api_calls, t.voice_minutes, t.ai_queries, t.storage_mb,
-       CASE WHEN t.currencies <= 1 AND t.unknown = 0 THEN t.total_cost END AS total_cost,
-       CASE WHEN t.currencies = 1 THEN t.currency END AS currency
+       CASE WHEN t.several IS NOT TRUE AND t.unknown = 0 THEN t.total_cost END AS total_cost,
+       CASE WHEN NOT t.several THEN t.currency END AS currency
 FROM (
     SELECT u.business_id,
            coalesce(sum(u.quantity) FILTER (WHERE u.event_type = 'api_call'), 0) AS api_calls,
@@ -306,7 +305,7 @@ FROM (
            coalesce(sum(u.quantity) FILTER (WHERE u.event_type = 'storage_mb'), 0) AS storage_mb,
            coalesce(sum(u.cost) FILTER (WHERE u.event_type IN ('api_call', 'voice_minute', 'ai_query', 'storage_mb')), 0) AS total_cost,
            count(*) FILTER (WHERE u.event_type IN ('api_call', 'voice_minute', 'ai_query', 'storage_mb') AND u.cost IS NULL) AS unknown,
-           count(DISTINCT u.currency) AS currencies, min(u.currency) AS currency
+           min(u.currency) <> max(u.currency) AS several, min(u.currency) AS currency
     FROM public.usage_aggregation u
     GROUP BY u.business_id) AS t
 LEFT JOIN public.accounts b ON b.account_id = t.business_id;

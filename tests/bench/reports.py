@@ -1,4 +1,5 @@
-"""How long reports take on a database in use: medians and maxima of each, as psycopg2 sees them.
+"""How long reports take on a database in use: medians and maxima of each as psycopg2 sees them, and the backend's CPU time, which neighbours on the
+machine disturb less. Without parallel workers.
 
 Run: python3 tests/bench/reports.py [--events N] [--lines N] [--days N] [--accounts N] [--asked N]. Sessions, events, lines and roll-ups are made by
 INSERT ... SELECT as rating writes them: calls of 40 events over so many days, by accounts of which the first has a tenth of all. --lines: only so many
@@ -141,19 +142,22 @@ def ask(database: Database, events: int, lines: int, days: int, accounts: int, a
     with connection.cursor() as cursor:
         cursor.execute("SELECT session_id FROM billing_charges TABLESAMPLE SYSTEM (1) LIMIT 1000")
         sessions = [row[0] for row in cursor.fetchall()]
-        print(f"{'milliseconds':40} {'median':>8} {'max':>8} {'rows':>6}")
+        cursor.execute("SET max_parallel_workers_per_gather = 0")
+        schedstat = Path(f"/proc/{connection.info.backend_pid}/schedstat")
+        print(f"{'milliseconds':40} {'median':>8} {'max':>8} {'CPU':>8} {'rows':>6}")
         for name, sql in REPORTS.items():
-            times, rows = [], 0
+            times, cpu, rows = [], [], 0
             for _ in range(asked):
                 call = rng.randrange(calls) // (200 * stride) * 200 * stride + rng.randrange(200)
                 cursor.execute("SELECT current_date - %s", (rng.randrange(31, max(days, 32)),))
                 values: dict[str, Any] = {"session": rng.choice(sessions), "call": call, "account": rng.randrange(accounts), "day": cursor.fetchone()[0],
                                           "enterprise": call // 1000, "flow": call // 200 % 5}
-                began = time.monotonic()
+                began, began_cpu = time.monotonic(), int(schedstat.read_text().split()[0])
                 cursor.execute(sql.format(**values))
                 rows = len(cursor.fetchall())
                 times.append((time.monotonic() - began) * 1000)
-            print(f"{name:40} {statistics.median(times):8.1f} {max(times):8.1f} {rows:6}", flush=True)
+                cpu.append((int(schedstat.read_text().split()[0]) - began_cpu) / 1e6)
+            print(f"{name:40} {statistics.median(times):8.1f} {max(times):8.1f} {statistics.median(cpu):8.1f} {rows:6}", flush=True)
     connection.close()
 
 
