@@ -23,7 +23,7 @@ import report
 from frame import SIZES, Bench
 from stage import Stage, WrongRows
 
-SECTIONS = ("load", "idle", "record", "memory", "drain", "daemons", "growth", "credit", "wallets")
+SECTIONS = ("load", "idle", "record", "memory", "drain", "daemons", "growth", "rating", "credit", "wallets")
 
 
 def main() -> int:

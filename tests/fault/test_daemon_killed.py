@@ -19,6 +19,7 @@ from typing import Callable
 import pytest
 
 import fault
+import money
 import oracle
 from harness import SLOWNESS, Daemon, Database, Sim, StreamSender, frames, make_dir, remove_dir, wait_until
 from worker import Tally, Worker
@@ -152,6 +153,8 @@ class Killing:
 @pytest.mark.parametrize("how, writers", [("held", 1), ("held", 4), ("bound", 2), ("switched", 1)], indirect=["writers"])
 def test_killed_at_random_moments(how: str, writers: int, db: Database, daemon_factory: Callable[..., Daemon]) -> None:
     kills = int(os.environ.get("TOLL_KILLS") or KILLS[how])
+    money.open_books(db)
+    money.fund(db, [f"u_{number}" for number in range(1, 41)])
     config = {"database.retry_max": "500ms", "journal.segment_bytes": "2M"}
     daemon = daemon_factory(db.dsn, config=config, activated=how != "bound").start()
     directory = make_dir("k")
@@ -171,6 +174,7 @@ def test_killed_at_random_moments(how: str, writers: int, db: Database, daemon_f
             steady.stop()
             took = time.monotonic() - began
             fault.settle(daemon)
+            print(" ".join(f"{name} {count}" for name, count in money.check(db).items()))
             records, summaries = oracle.read_records(directory / "record")
             check(killing, report, summaries, records, took)
     finally:

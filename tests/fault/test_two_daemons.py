@@ -14,6 +14,7 @@ from typing import Any, Callable
 import pytest
 
 import fault
+import money
 import oracle
 from harness import SLOWNESS, Daemon, Database, Sender, StreamSender, frames, migrate, wait_until
 from senders import AckPage
@@ -33,11 +34,14 @@ def new_sessions(chance: random.Random, count: int) -> list[uuid.UUID]:
     return [uuid.UUID(int=chance.getrandbits(128), version=4) for _ in range(count)]
 
 
+ACCOUNTS = [f"payer {number}" for number in range(12)]
+
+
 def story(session: uuid.UUID, chance: random.Random) -> Story:
     """A call with its start twice, its end twice, and events on both sides of the end; equal facts in any order of arrival."""
     began = BEGAN + chance.randrange(10**9)
     made = [frames.session_start(session, started_at=began, metadata={"a": 1}),
-            frames.session_start(session, started_at=began + 5, metadata={"b": 2})]
+            frames.session_start(session, started_at=began + 5, metadata={"b": 2, "user_id": chance.choice(ACCOUNTS)})]
     for turn in range(chance.randrange(2, 12)):
         at = began + turn * 1_000_000
         made += [frames.llm(session, chance.randrange(2000), chance.randrange(300), occurred_at=at),
@@ -211,6 +215,8 @@ def name_of(number: int) -> str:
 @pytest.mark.limit(300)
 def test_two_daemons_killed_at_random(daemon_factory: Factory, db: Database) -> None:
     """Events, duplicate ends and late events of the same sessions at both; streams that move from one to the other."""
+    money.open_books(db)
+    money.fund(db, ACCOUNTS)
     chance = fault.rng("two daemons")
     stories = [story(session, chance) for session in new_sessions(chance, int(fault.choose(60, 1500) / SLOWNESS))]
     hands = dealt(stories, chance, SENDERS)
@@ -230,6 +236,7 @@ def test_two_daemons_killed_at_random(daemon_factory: Factory, db: Database) -> 
     for mover in movers:
         mover.close()
     outcome = fault.judge(db, records_of(stories), daemons, acknowledged={each.stream: each.told for each in movers})
+    print(" ".join(f"{name} {count}" for name, count in money.check(db).items()))
     shared = shared_sessions(db)
     fault.report("two_daemons", outcome, frames=outcome.frames, sessions=len(stories), shared=shared,
                  streams_moved=sum(each.moves for each in movers), sessions_corrected=db.value("SELECT count(*) FROM billing_sessions WHERE revision > 0"), **trouble.counts)
