@@ -82,6 +82,8 @@ static int op_open(struct sink *sink, const struct sink_journal *journal, uint64
         c->fake.hidden = false;
     r = fake_open(sink, journal, ret_lsn);
     c->generation = database_state.generation;
+    if (r == 0 || r == -ENOENT)
+        c->host->restores_met = database_state.restores;
     if (r == 0 && *ret_lsn >= journal_oldest_lsn(c->host->journal)) /* else it waits for the operator */
         c->host->generations[journal->writer] = c->generation;
     sim_note("open", name_of(c), r < 0 ? (uint64_t)-r : *ret_lsn);

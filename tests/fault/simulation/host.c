@@ -25,6 +25,7 @@ static void on_progress(void *context, const struct writer_status *status)
     if (status->state == WRITER_RENEW && host->status.state != WRITER_RENEW)
         sim.troubles.renewals++;
     host->status = *status;
+    ledger_heard(host);
     sim_note("status", status->state, status->committed_lsn);
 }
 

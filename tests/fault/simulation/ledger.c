@@ -16,7 +16,8 @@ struct entry {
     enum toll_frame_type type; /* TOLL_FRAME_STREAM: a frame that is none */
     bool poison, sequenced, acked;
     bool excused;    /* its loss is nobody's fault: an older copy of the disk, the database beyond retention … */
-    bool was_stored; /* in a database that was replaced by an older copy */
+    bool was_stored; /* in a database that was replaced by an older copy … */
+    bool was_gone;   /* … and not in the log any more when the daemon heard of it */
     unsigned worker, session;
     uint64_t number;
     uint64_t acked_as; /* the how manieth of all that were acknowledged */
@@ -210,18 +211,37 @@ void ledger_forgotten(void)
         entries[i].was_stored = entries[i].was_stored || is_stored(&entries[i]);
 }
 
+/* Of those that it had stored of this host, what the database has forgotten, and the log does not have. */
+static bool is_gone(const struct entry *entry, const struct host *host)
+{
+    return entry->was_stored && !entry->excused && workers[entry->worker].host == host && !is_stored(entry) &&
+           !on_disk(entry, true);
+}
+
+/* One of its writers has connected to the older copy: from now on the log must keep what that lacks. Before, nobody could know. */
+void ledger_heard(struct host *host)
+{
+    if (host->restores_heard == host->restores_met || host->restores_met != database_state.restores)
+        return;
+    host->restores_heard = host->restores_met;
+    for (size_t i = 0; i < entry_count; i++)
+        entries[i].was_gone = entries[i].was_gone || is_gone(&entries[i], host);
+}
+
 /* A daemon goes on with a database that may be an older copy. What that had forgotten must still be in the log, unless an operator has
  * accepted that it is not. */
 void ledger_found(struct host *host, bool by_operator)
 {
+    bool heard = host->restores_heard == database_state.restores;
+
     if (host->restores_seen == database_state.restores)
         return;
-    host->restores_seen = database_state.restores;
+    if (!by_operator || heard) /* an operator who is quicker than the daemon has to come again */
+        host->restores_seen = database_state.restores;
     for (size_t i = 0; i < entry_count; i++) {
         struct entry *entry = &entries[i];
 
-        if (!entry->was_stored || entry->excused || workers[entry->worker].host != host || is_stored(entry) ||
-            on_disk(entry, true))
+        if (!is_gone(entry, host) || (by_operator && heard && !entry->was_gone))
             continue;
         entry->excused = true;
         sim_note("beyond the log", entry->worker, entry->number);

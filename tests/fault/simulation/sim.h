@@ -137,13 +137,14 @@ struct host {
     bool listening;
     struct queued queue[QUEUE_MAX];
     size_t queue_count, queue_max;
-    unsigned disk_fails;    /* of 1,000 calls that change something */
-    bool disk_broken;       /* all of them */
-    int64_t sync_us;        /* how long a sync may take */
-    uint64_t copied_at;     /* so many frames were acknowledged when old_disk was made; 1 more, so that it is not 0 */
-    bool disk_failed;       /* in this run of the daemon */
-    bool was_taken_back;    /* its state directory is an older copy */
-    uint64_t restores_seen; /* of the database, looked at by ledger_found() */
+    unsigned disk_fails; /* of 1,000 calls that change something */
+    bool disk_broken;    /* all of them */
+    int64_t sync_us;     /* how long a sync may take */
+    uint64_t copied_at;  /* so many frames were acknowledged when old_disk was made; 1 more, so that it is not 0 */
+    bool disk_failed;    /* in this run of the daemon */
+    bool was_taken_back; /* its state directory is an older copy */
+    /* Of the database: looked at by ledger_found(); one of the writers has connected since; and what the log lacked then is noted. */
+    uint64_t restores_seen, restores_met, restores_heard;
     /* the daemon */
     struct fiber *fiber;
     bool dead; /* killed: nothing that its threads still do has an effect */
@@ -246,6 +247,7 @@ void ledger_acked(struct worker *worker, uint64_t upto, struct host *by);
 /* Frames whose loss is nobody's fault: not stored, and acknowledged after so many others; or (0) not on the disk. */
 void ledger_excuse(const struct host *host, uint64_t acked_after, const char *why);
 void ledger_forgotten(void); /* the database went back: what it had forgotten is to come again */
+void ledger_heard(struct host *host);
 void ledger_found(struct host *host, bool by_operator);
 void ledger_check(void);
 void ledger_done(void);
