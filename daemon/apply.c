@@ -295,6 +295,7 @@ int apply_step(struct apply *apply, int64_t now_us, bool advance)
 
     if (r < 0)
         return r;
+    apply->alone = apply->last && r == 0;
     /* Marks are not worth a transaction, but where the writers are brought to one LSN. */
     all = advance && apply->got.to > apply->lsn && (apply->got.scanned_bytes > 0 || apply->limit != UINT64_MAX);
     if (apply->got.own_count == 0 && !all && (r == 0 || apply->got.scanned_bytes == 0)) {
@@ -305,6 +306,11 @@ int apply_step(struct apply *apply, int64_t now_us, bool advance)
     if (r == -EINVAL && !was_careful) /* the data is refused: now find out which frames */
         return 1;
     return r;
+}
+
+void apply_set_last(struct apply *apply, bool last)
+{
+    apply->last = last;
 }
 
 struct sweep {

@@ -59,6 +59,10 @@ void apply_forget_lsn(struct apply *apply);
  * of the batch is refused alike, so the fault is not theirs; calling again tries again, with what has come since. */
 int apply_step(struct apply *apply, int64_t now_us, bool advance) __attribute__((warn_unused_result));
 
+/* Whether nothing can come after what is durable, for the journal is full: then a few frames that are refused alike have waited long enough for others to
+ * show that their table is not at fault. Not at first. */
+void apply_set_last(struct apply *apply, bool last);
+
 /* When apply_step() has returned 0: closes sessions that have been idle for too long. Results as apply_step(). */
 int apply_orphans(struct apply *apply, int64_t now_us) __attribute__((warn_unused_result));
 

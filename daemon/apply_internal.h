@@ -92,6 +92,7 @@ struct apply {
     size_t most_rows, most_bytes; /* … which is this */
     int64_t idle_since_us;        /* nobody was idle before: memory knows nothing of it */
     int64_t sweep_due_us;         /* when to look for live sessions that memory does not know */
+    bool last, alone;             /* nothing can come after what is durable; and the batch has all of that */
     bool careful;                 /* the last try was refused: find out which frames are at fault */
     int64_t quarantine_due_us;    /* monotonic: when to ask how full it is; 0: now */
 

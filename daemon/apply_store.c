@@ -182,7 +182,7 @@ static int try_carefully(struct apply *apply, size_t first, size_t end)
 }
 
 /* Where all that there is fails alike, the table is at fault, not the rows. Likewise where a table takes nothing though others do: but of a few
- * rows one can't tell, so it must have refused some, also in batches before. */
+ * rows one can't tell, so it must have refused some, also in batches before. That much goes for all that there is as well where nothing more can come. */
 static bool table_at_fault(const struct apply *apply)
 {
     struct verdicts all = {.refused = 0};
@@ -201,7 +201,7 @@ static bool table_at_fault(const struct apply *apply)
         if (now->taken == 0 && !now->differ && !streak.differ && streak.refused >= REFUSED_IN_A_ROW)
             at_fault = true;
     }
-    return at_fault || (all.refused > 0 && all.taken == 0 && !all.differ);
+    return at_fault || (all.refused > 0 && all.taken == 0 && !all.differ && !apply->alone);
 }
 
 int apply_store_pieces(struct apply *apply)

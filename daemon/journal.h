@@ -138,6 +138,7 @@ uint64_t journal_oldest_lsn(const struct journal *journal);
 uint64_t journal_durable_lsn(const struct journal *journal);
 uint64_t journal_written_lsn(const struct journal *journal);
 uint64_t journal_end_lsn(const struct journal *journal);
+bool journal_is_full(const struct journal *journal);        /* the last try for a segment found no space; thread-safe */
 uint64_t journal_disk_bytes(const struct journal *journal); /* of all segments */
 
 /* Deletes segments wholly below committed_lsn that are older than the retention time at now_us, or any that

@@ -38,6 +38,11 @@ static bool space_allows(struct journal *journal, uint64_t more)
     return free_bytes >= more && free_bytes - more >= min_free_bytes;
 }
 
+bool journal_is_full(const struct journal *journal)
+{
+    return journal->full;
+}
+
 bool space_for_segment(struct journal *journal)
 {
     return space_allows(journal, journal->options.segment_bytes);

@@ -435,8 +435,10 @@ static void do_chores(struct writer_core *core, struct writer_time now)
 static void apply_batch(struct writer_core *core, int64_t realtime_us)
 {
     uint64_t durable = journal_durable_lsn(core->journal);
-    int r = apply_step(core->apply, realtime_us, core->advance);
+    int r;
 
+    apply_set_last(core->apply, journal_is_full(core->journal));
+    r = apply_step(core->apply, realtime_us, core->advance);
     core->applied = true;
     core->attempted_lsn =
         journal_durable_lsn(core->journal); /* after the step, which reads up to what is durable by then */

@@ -203,6 +203,29 @@ START_TEST(rows_all_refused_alike_are_not_at_fault)
 }
 END_TEST
 
+/* The journal is full, of other writers' frames, say: no company can come. But twenty are enough to show that the table is at fault. */
+START_TEST(few_rows_refused_alike_go_where_nothing_can_follow)
+{
+    db.poison = refuse_tag_bad;
+    ck_assert_int_eq(reopen(), 0);
+    for (unsigned i = 0; i < 19; i++)
+        add_llm(&datagram, i, NOW, 1, 1, "bad");
+    send_now();
+    ck_assert_int_eq(apply_step(apply, NOW, false), 1); /* will look closer */
+    ck_assert_int_eq(apply_step(apply, NOW, false), -EINVAL);
+    apply_set_last(apply, true);
+    ck_assert_int_eq(apply_step(apply, NOW, false), 1);
+    ck_assert_uint_eq(db.now.refused_count, 19);
+    check_counts(19);
+    add_llm(&datagram, 1, NOW, 1, 1, "bad");
+    send_now();
+    ck_assert_int_eq(apply_step(apply, NOW, false), 1);
+    for (unsigned i = 0; i < 3; i++)
+        ck_assert_int_eq(apply_step(apply, NOW, false), -EINVAL);
+    ck_assert_uint_eq(db.now.refused_count, 19);
+}
+END_TEST
+
 START_TEST(table_mended_takes_what_it_had_refused)
 {
     db.poison = refuse_tag_bad;
@@ -360,6 +383,7 @@ int main(void)
     tcase_add_test(tests, refused_row_finds_company_beyond_its_copies);
     tcase_add_test(tests, two_refused_rows_of_different_classes_go_alone);
     tcase_add_test(tests, rows_all_refused_alike_are_not_at_fault);
+    tcase_add_test(tests, few_rows_refused_alike_go_where_nothing_can_follow);
     tcase_add_test(tests, table_mended_takes_what_it_had_refused);
     tcase_add_test(tests, table_that_refuses_all_its_rows_is_at_fault_though_others_take_theirs);
     tcase_add_test(tests, few_refused_rows_do_not_keep_others_waiting);
