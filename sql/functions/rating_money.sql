@@ -19,6 +19,7 @@ RETURN CASE
                THEN pg_catalog.sign(n) * pg_catalog.sign(d) ELSE 0 END)
         * pg_catalog.power(10::numeric, -digits), digits)
     END;
+REVOKE ALL ON FUNCTION toll.divide_half_even(numeric, numeric, integer) FROM PUBLIC;
 COMMENT ON FUNCTION toll.divide_half_even(numeric, numeric, integer) IS
     'n / d, rounded once to so many decimals (0 to 30), a tie to the even digit. Exact. NULL where n or d is. Error: division by zero';
 
@@ -34,10 +35,12 @@ RETURN CASE
                     AND pg_catalog.mod(pg_catalog.round(amount, digits) * pg_catalog.power(10::numeric, digits), 2) <> 0
                THEN pg_catalog.sign(amount) * pg_catalog.power(10::numeric, -digits) ELSE 0 END, digits)
     END;
+REVOKE ALL ON FUNCTION toll.round_half_even(numeric, integer) FROM PUBLIC;
 COMMENT ON FUNCTION toll.round_half_even(numeric, integer) IS
     'The amount rounded to so many decimals (0 to 30), a tie to the even digit. NULL where it is NULL';
 
 CREATE OR REPLACE AGGREGATE toll.lcm_of(numeric) (SFUNC = pg_catalog.lcm, STYPE = numeric, INITCOND = '1', PARALLEL = SAFE);
+REVOKE ALL ON FUNCTION toll.lcm_of(numeric) FROM PUBLIC;
 COMMENT ON AGGREGATE toll.lcm_of(numeric) IS 'The least common multiple of integers; 1 of none. NULLs don''t count';
 
 CREATE OR REPLACE FUNCTION toll.billed_seconds(minutes numeric, minimum integer, increment integer)
@@ -50,5 +53,6 @@ RETURN CASE
         THEN (pg_catalog.div(minutes * 60, increment) + (pg_catalog.mod(minutes * 60, increment) > 0)::integer) * increment
         ELSE minutes * 60 END)
     END;
+REVOKE ALL ON FUNCTION toll.billed_seconds(numeric, integer, integer) FROM PUBLIC;
 COMMENT ON FUNCTION toll.billed_seconds(numeric, integer, integer) IS
     'Seconds that so many minutes of telephony count for: whole increments (0: exact), at least the minimum; 0 if they are 0. NULL where one is NULL';

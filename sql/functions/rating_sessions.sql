@@ -15,6 +15,7 @@ BEGIN
     END LOOP;
     RETURN NULL;
 END $$;
+REVOKE ALL ON FUNCTION toll.named_in(jsonb, text[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.named_in(jsonb, text[]) IS
     'The value of the first of these keys that metadata have: a string or number of 1 to 256 bytes; others count as absent. NULL: none';
 

@@ -354,3 +354,27 @@ def test_rating_refuses_a_snapshot_from_before_its_locks(book: Book) -> None:
     with connection.cursor() as cursor, pytest.raises(psycopg2.Error, match="needs READ COMMITTED"):
         cursor.execute("SELECT * FROM toll.rate_next(%s, 0, 100)", (str(JOURNAL),))
     connection.close()
+
+
+def test_rating_needs_no_more_than_its_role(book: Book) -> None:
+    book.price("llm", "input", "1", unit=1, side="both")
+    book.account("a", charge_by="usage", trial_ends_at=NOON + hours(1), trial_allowance=D("2"))
+    book.wallet("a", 1000)
+    s = book.session(account_id="a")
+    book.llm(s, input_tokens=3, output_tokens=0)
+    book.change(s, ended=NOON + hours(1))
+    name = f"rater_{uuid.uuid4().hex[:8]}"
+    book.db.execute(f"CREATE ROLE {name} LOGIN IN ROLE toll_rating")
+    try:
+        connection = book.db.connect(name)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT lines FROM toll.rate_next(%s, 0, 100)", (str(JOURNAL),))
+            assert cursor.fetchone() == (2,)
+            for refused in ("SELECT toll.rate_unrated()", "SELECT toll.rerate(now(), now() + '1 day', true)", "DELETE FROM billing_charges",
+                            "SELECT toll.book_lines('{}', '{}')", "SELECT * FROM accounts"):
+                with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                    cursor.execute(refused)
+        connection.close()
+    finally:
+        book.db.execute(f"DROP ROLE {name}")
+    assert book.balance("a") == 9

@@ -166,13 +166,17 @@ def test_public_has_nothing(calls: Database, cluster: Cluster) -> None:
     finally:
         cluster.psql("DROP ROLE nobody_in_particular")
     assert calls.query("SELECT proname FROM pg_proc WHERE pronamespace = 'toll'::regnamespace"
-                       " AND has_function_privilege('pg_monitor', oid, 'EXECUTE')") == []
+                       # Expressions with a name, which read nothing: views need them.
+                       " AND has_function_privilege('pg_monitor', oid, 'EXECUTE') AND prosqlbody IS NULL") == []
 
 
 def test_functions_pin_their_search_path(calls: Database) -> None:
     """And only those that must are SECURITY DEFINER."""
-    assert calls.query("SELECT proname FROM pg_proc WHERE pronamespace = 'toll'::regnamespace AND NOT"
+    # Not those whose names were looked up when they were made, or that have no body.
+    assert calls.query("SELECT proname FROM pg_proc WHERE pronamespace = 'toll'::regnamespace AND prosqlbody IS NULL AND prokind <> 'a' AND NOT"
                        " coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)") == []
     assert calls.query("SELECT proname::text FROM pg_proc WHERE pronamespace = 'toll'::regnamespace AND prosecdef ORDER BY 1") == [
-        ("check_credit",), ("debit",), ("import_prices",), ("link_holds",), ("lock_wallets",), ("make_partition",), ("make_partitions",), ("prune_batches",),
-        ("refresh_credit",), ("release_holds",), ("share_journal",)]
+        (name,) for name in (
+            "check_credit", "close_period", "debit", "explain_event", "import_prices", "keep_meter_months", "link_holds", "lock_wallets",
+            "make_partition", "make_partitions", "move_meter_months", "prune_batches", "rate_free", "rate_next", "rate_unrated", "rating_backlog",
+            "refresh_credit", "release_holds", "rerate", "resolve_sessions", "share_journal")]
