@@ -172,4 +172,4 @@ END $$;
 REVOKE ALL ON FUNCTION toll.rate_next(uuid, integer, integer) FROM PUBLIC;
 COMMENT ON FUNCTION toll.rate_next(uuid, integer, integer) IS
     'Rates the next stored batches of this journal and writer, whole ones, until they have so many events, in one transaction with rating''s watermark; READ'
-    ' COMMITTED. events, lines, sessions: how many; lsn: rated up to there; more: there was more stored. Safe to repeat after any error';
+    ' COMMITTED. events, lines (the ends of sessions, which only roll-ups count, among them), sessions: how many; lsn: rated up to there; more: there was more stored. Safe to repeat after any error';
