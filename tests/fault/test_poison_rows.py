@@ -34,9 +34,8 @@ WISHES = [
     RAISE.format(name="on_commit", condition="NEW.metadata->>'region' = 'poison'")
     + "CREATE CONSTRAINT TRIGGER on_commit AFTER INSERT OR UPDATE ON billing_sessions DEFERRABLE INITIALLY DEFERRED"
       " FOR EACH ROW EXECUTE FUNCTION on_commit()",
-    "CREATE DOMAIN voice_name AS text CHECK (VALUE <> 'poison'); ALTER TABLE billing_events ALTER COLUMN voice TYPE voice_name",
+    "CREATE DOMAIN agent_name AS varchar(8) CHECK (VALUE <> 'poison'); ALTER TABLE billing_events ALTER COLUMN agent TYPE agent_name",
     "ALTER TABLE billing_events ADD CONSTRAINT no_666 CHECK (char_count <> 666)",
-    "ALTER TABLE billing_events ALTER COLUMN agent TYPE varchar(8)",
     "ALTER TABLE session_transcripts ALTER COLUMN language SET NOT NULL",
     "CREATE UNIQUE INDEX one_request ON billing_events (request_id, occurred_at)",
 ]
@@ -52,7 +51,7 @@ POISONS: list[tuple[Callable[[UUID, frames.Frame], frames.Frame], str]] = [
     (lambda session, good: frames.usage("poison", 3, session), "on_partition (SQLSTATE P0001)"),
     (lambda session, good: frames.session_start(session, metadata={"tenant_id": "poison"}), "on_sessions (SQLSTATE P0001)"),
     (lambda session, good: frames.session_start(session, metadata={"region": "poison"}), "on_commit (SQLSTATE P0001)"),
-    (lambda session, good: frames.tts(session, 70, voice="poison"), "SQLSTATE 23514"),
+    (lambda session, good: frames.llm(session, 70, 9, agent="poison"), "SQLSTATE 23514"),
     (lambda session, good: frames.tts(session, 666), "no_666"),
     (lambda session, good: frames.llm(session, 70, 7, agent="far too long"), "SQLSTATE 22001"),
     (lambda session, good: frames.transcript(session, "user", "poison"), "SQLSTATE 23502"),
@@ -148,8 +147,9 @@ BREAKS: dict[str, tuple[str, str, str]] = {
               "ALTER TABLE billing_events DROP CONSTRAINT none", "violates check constraint"),
     "not_null": ("ALTER TABLE billing_events ADD COLUMN wanted int; ALTER TABLE billing_events ADD CHECK (wanted IS NOT NULL) NOT VALID",
                  "ALTER TABLE billing_events DROP COLUMN wanted", "violates check constraint"),
-    "dropped_type": ("CREATE DOMAIN latency AS float8; ALTER TABLE billing_events ALTER COLUMN ttfb_ms TYPE latency; DROP DOMAIN latency CASCADE",
-                     "ALTER TABLE billing_events ADD COLUMN ttfb_ms float8", "ttfb_ms"),
+    "dropped_type": ("CREATE DOMAIN moment AS timestamptz; ALTER TABLE billing_events ALTER COLUMN occurred_at_reported TYPE moment;"
+                     " DROP DOMAIN moment CASCADE",
+                     "ALTER TABLE billing_events ADD COLUMN occurred_at_reported timestamptz", "occurred_at_reported"),
     "narrow_type": ("ALTER TABLE billing_events ALTER COLUMN reasoning_tokens TYPE smallint",
                     "ALTER TABLE billing_events ALTER COLUMN reasoning_tokens TYPE integer", "reasoning_tokens"),
     "wide_type": ("ALTER TABLE billing_events ALTER COLUMN reasoning_tokens TYPE bigint",
