@@ -50,7 +50,7 @@ static bool gone(struct connection *c, bool opening)
 /* Which writer of which host it is, for the trace. */
 static uint64_t name_of(const struct connection *c)
 {
-    return 10 * c->host->index + (uint64_t)c->fake.writer;
+    return UINT64_C(10) * c->host->index + (uint64_t)c->fake.writer;
 }
 
 /* Before every call. After it, the fake fails the call if the connection is gone. */
