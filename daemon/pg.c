@@ -99,8 +99,9 @@ int pg_connect(struct pg *pg, const struct pg_options *options)
     const char *keys[] = {
         "connect_timeout", "tcp_user_timeout",          "keepalives_idle", "keepalives_interval", "keepalives_count",
         "options",         "fallback_application_name", "dbname",          "client_encoding",     NULL};
-    const char *values[] = {connect_timeout, user_timeout, "10",         "5",    "3",
-                            SERVER_OPTIONS,  "tolld",      options->url, "UTF8", NULL};
+    const char *values[] = {
+        connect_timeout, user_timeout, "10", "5", "3", SERVER_OPTIONS, options->name ? options->name : "tolld",
+        options->url,    "UTF8",       NULL};
 
     pg_disconnect(pg);
     snprintf(connect_timeout, sizeof(connect_timeout), "%d", options->connect_timeout_s);

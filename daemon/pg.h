@@ -8,7 +8,8 @@
 #include <stdint.h>
 
 struct pg_options {
-    const char *url; /* libpq's connection string or URI; what it sets itself wins over the time-outs below */
+    const char *url;  /* libpq's connection string or URI; what it sets itself wins over what is below */
+    const char *name; /* in pg_stat_activity.application_name; NULL: tolld */
     int connect_timeout_s;
     int tcp_user_timeout_ms;
 };
