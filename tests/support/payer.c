@@ -80,7 +80,7 @@ static void start(const char *name, const char *account)
 
 static void await(const char *name, unsigned state, int64_t timeout_ms)
 {
-    const struct timespec pause = {.tv_nsec = LOOK_US * 1000};
+    const struct timespec pause = {.tv_nsec = LOOK_US * 1000L};
     const struct call *call = find(name);
     int64_t until_us = now_us() + timeout_ms * 1000;
     unsigned seen;

@@ -151,7 +151,7 @@ START_TEST(credit_table_is_what_the_protocol_says)
     ck_assert_uint_eq(read_at(map, 32, 8) % 2, 0);
     ck_assert_uint_eq(read_at(map, 40, 4), 3);
     for (unsigned i = 0; i < 3; i++) {
-        ck_assert_mem_eq(map + 64 + i * 24, entries[i].session, 16);
+        ck_assert_mem_eq(map + 64 + (size_t)i * 24, entries[i].session, 16);
         ck_assert_uint_eq(read_at(map, 64 + i * 24 + 16, 4), entries[i].state);
         ck_assert_uint_eq(read_at(map, 64 + i * 24 + 20, 4), 0);
     }

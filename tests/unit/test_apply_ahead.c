@@ -11,7 +11,7 @@ static void setup_streams(void)
     char tag[16];
 
     setup();
-    options.batch_rows = 2 * FRAMES;
+    options.batch_rows = (size_t)2 * FRAMES;
     apply_set_options(apply, &options);
     for (unsigned n = 0; n < DATAGRAMS; n++)
         for (unsigned stream = 0; stream < STREAMS; stream++)
@@ -55,7 +55,7 @@ START_TEST(next_batch_begins_with_what_was_read_ahead)
     drive();
     check_all();
     ck_assert(!is_ahead());
-    check_counts(2 * ROWS);
+    check_counts(UINT64_C(2) * ROWS);
 }
 END_TEST
 
@@ -74,7 +74,7 @@ START_TEST(what_was_read_ahead_is_stored_once_whatever_call_fails)
         drive();
         failures = sink.failures;
         check_all();
-        check_counts(2 * ROWS);
+        check_counts(UINT64_C(2) * ROWS);
     }
 }
 END_TEST
@@ -101,7 +101,7 @@ START_TEST(limit_below_it_holds)
     apply_limit(apply, limit);
     step();
     ck_assert_uint_ge(apply_lsn(apply), limit);
-    ck_assert_uint_eq(db.now.row_count, 2 * FRAMES);
+    ck_assert_uint_eq(db.now.row_count, UINT64_C(2) * FRAMES);
     ck_assert_int_eq(apply_step(apply, NOW, false), 0);
     apply_limit(apply, UINT64_MAX);
     drive();

@@ -88,8 +88,8 @@ START_TEST(quarantine_of_before_does_not_hide_what_is_coming)
 {
     unsigned taken = 0;
 
-    metrics_set(&metrics.frames_quarantined, 100 * LIMIT); /* and deleted since */
-    metrics_set(&metrics.frames_received, 100 * LIMIT);
+    metrics_set(&metrics.frames_quarantined, UINT64_C(100) * LIMIT); /* and deleted since */
+    metrics_set(&metrics.frames_received, UINT64_C(100) * LIMIT);
     bad_frames(EACH);
     while (taken < 10 * LIMIT && pass(EACH))
         taken += EACH;

@@ -90,7 +90,8 @@ static int fake_rate(struct rating_db *db, const struct rating_place *place, int
     if (there->busy)
         return 0;
     there->waits--;
-    *ret = (struct rating_step){.more = there->waits > 0, .events = 10, .lines = 12, .lsn = 100 * there->calls};
+    *ret =
+        (struct rating_step){.more = there->waits > 0, .events = 10, .lines = 12, .lsn = UINT64_C(100) * there->calls};
     return 0;
 }
 
