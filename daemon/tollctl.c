@@ -81,7 +81,7 @@ static const struct command {
     {"streams", ctl_streams, TAKES(LIMIT), 0, 0, "streams [--limit N]",
      "who sends, what is acknowledged, and which frames never came"},
     {"verify", ctl_verify, TAKES(SINCE) | TAKES(TIMEOUT), 0, 0, "verify [--since TIME] [--timeout S]",
-     "prove that totals equal the sum of events and that nothing is missing or double"},
+     "prove that totals equal the sum of events, nothing missing, nothing double"},
     {"quarantine", ctl_quarantine, TAKES(LIMIT) | TAKES(BYTES), 0, 0, "quarantine [--limit N] [--bytes]",
      "the frames that were refused, newest first, and why"},
     {"flush", ctl_flush, TAKES(TIMEOUT), 0, 0, "flush [--timeout S]",
