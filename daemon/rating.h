@@ -16,6 +16,7 @@
 #include <uv.h>
 
 enum { RATING_PLACES = 64 };
+#define RATING_APPLICATION "tolld-rating" /* its connection, in pg_stat_activity */
 
 struct rating_options {
     int batch_events;     /* about so many in one transaction */

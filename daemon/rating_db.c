@@ -67,7 +67,7 @@ static int open_db(struct rating_db *db)
     struct rating_pg *p = self(db);
     const struct pg_options options = {
         .url = p->url,
-        .name = "tolld-rating",
+        .name = RATING_APPLICATION,
         .connect_timeout_s = p->options.connect_timeout_s,
         .tcp_user_timeout_ms = p->options.tcp_user_timeout_ms,
     };

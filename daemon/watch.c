@@ -142,7 +142,8 @@ static void judge_rating(struct watch *w, const struct watch_facts *f)
             w, f, ALARM_rating_behind,
             "rating is behind: usage that was stored more than a minute ago is not rated, so that balances are too high and cut-offs late. "
             "After an outage, or for usage from before rating, this passes; else the database needs another core, or rating waits for a "
-            "lock: SELECT pid, state, wait_event, pg_blocking_pids(pid), query FROM pg_stat_activity WHERE application_name = 'tolld'");
+            "lock: SELECT pid, state, wait_event, pg_blocking_pids(pid), query FROM pg_stat_activity "
+            "WHERE application_name = '" RATING_APPLICATION "'");
     } else if (!failing) {
         for (enum alarm_kind kind = ALARM_rating_stopped; kind <= ALARM_rating_behind; kind++)
             alarm_clear(&w->alarms, kind, f->now_us);
