@@ -170,7 +170,7 @@ BEGIN
         WHERE n.cost IS NOT NULL AND o.cost_currency <> n.cost_currency AND o.cost <> 0
     ), charges AS (
         SELECT n.event_id, n.charge - coalesce(n.old_charge, 0) AS charge,
-               CASE WHEN n.old_waived = n.old_charge AND n.old_charge > 0 THEN n.charge ELSE least(n.old_waived, n.charge) END - n.old_waived AS waived
+               toll.waived_more(n.old_waived, n.old_charge, n.charge) AS waived
         FROM new AS n WHERE n.charge IS NOT NULL
     ), changed AS (
         SELECT n.event_id, k.cost, k.cost_original, k.cost_currency, h.charge, h.waived, coalesce(k.is_new, true) AS is_new
@@ -225,7 +225,7 @@ BEGIN
     SELECT array_agg(ROW(
         x.place, NULL, n.occurred_at, n.session_id, n.account_id, n.business_id, 'tariff', NULL, NULL, NULL, '{}', NULL, NULL, NULL,
         n.charge - coalesce(b.old_charge, 0),
-        CASE WHEN b.old_waived = b.old_charge AND b.old_charge > 0 THEN n.charge ELSE least(b.old_waived, n.charge) END - b.old_waived,
+        toll.waived_more(b.old_waived, b.old_charge, n.charge),
         n.currency, NULL, n.charge_price_ids, 'adjustment', 'rated anew', n.closed_until, coalesce(b.plan_id, ''),
         -- A wallet of minutes was debited minutes: they stay the same.
         CASE WHEN b.charge_by = 'prepaid_minutes' THEN 0 END, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0,

@@ -91,9 +91,9 @@ BEGIN
         FROM timed AS t JOIN tariffs AS p ON p.session_id = t.session_id
         WHERE t.billed_minutes IS NULL
         UNION ALL
-        -- A correction, or the first price. What was wholly waived stays so; else no more is waived than is charged.
+        -- A correction, or the first price.
         SELECT t.place + 4, t.session_id, t.new_ended_at, t.account_id, coalesce(t.business_id, ''), 'tariff', p.charge - coalesce(e.charge, 0),
-               CASE WHEN e.waived = e.charge AND e.charge > 0 THEN p.charge ELSE least(e.waived, p.charge) END - e.waived, p.charge_price_ids,
+               toll.waived_more(e.waived, e.charge, p.charge), p.charge_price_ids,
                'tariff', CASE WHEN e.charge IS NOT NULL THEN 'duration corrected' END, CASE WHEN t.charge_by = 'prepaid_minutes' THEN t.new_billed_minutes - t.billed_minutes END, 0,
                t.new_billed_minutes - t.billed_minutes,
                (p.charge IS NULL)::integer - (t.billed_amount IS NULL)::integer,

@@ -56,3 +56,12 @@ RETURN CASE
 REVOKE ALL ON FUNCTION toll.billed_seconds(numeric, integer, integer) FROM PUBLIC;
 COMMENT ON FUNCTION toll.billed_seconds(numeric, integer, integer) IS
     'Seconds that so many minutes of telephony count for: whole increments (0: exact), at least the minimum; 0 if they are 0. NULL where one is NULL';
+
+CREATE OR REPLACE FUNCTION toll.waived_more(waived numeric, charge numeric, corrected numeric)
+RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN waived = charge AND charge > 0 THEN corrected ELSE greatest(least(waived, corrected), 0) END - waived;
+REVOKE ALL ON FUNCTION toll.waived_more(numeric, numeric, numeric) FROM PUBLIC;
+COMMENT ON FUNCTION toll.waived_more(numeric, numeric, numeric) IS
+    'How much more of a charge is waived (negative: less) once it is corrected: what was wholly waived stays so, else no more is waived than is charged, and'
+    ' never less than nothing. charge NULL: nothing was charged so far';

@@ -81,9 +81,7 @@ BEGIN
     SELECT array_agg(ROW(
         b.place + 1, b.event_id, b.occurred_at, b.session_id, b.account_id, b.business_id, 'meter', NULL, b.meter, NULL,
         jsonb_build_object('quantity', b.quantity, 'overage', b.overage), NULL, NULL, NULL, b.charge,
-        -- What was wholly waived stays so; else no more is waived than is charged.
-        CASE WHEN NOT b.corrected OR e.waived IS NULL THEN 0
-             WHEN e.waived = e.charge AND e.charge > 0 THEN b.charge ELSE greatest(least(e.waived, e.charge + b.charge), 0) - e.waived END,
+        CASE WHEN NOT b.corrected OR e.waived IS NULL THEN 0 ELSE toll.waived_more(e.waived, e.charge, e.charge + b.charge) END,
         b.currency, NULL, NULL, 'overage', CASE WHEN b.corrected THEN 'duration corrected' END, b.closed_until, b.scope_plan, NULL, NULL, NULL,
         0, 0, 0, 0, 0, 0, 0, 0, 0, 0)::toll.rated_line ORDER BY b.place)
     INTO added
