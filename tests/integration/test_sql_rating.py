@@ -8,27 +8,20 @@ from datetime import timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
-from harness import Cluster, Database  # noqa: E402
+from harness import Database  # noqa: E402
 from rating import NOON, Book, D, hours  # noqa: E402
-from schema import JOURNAL, migrated  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def template(cluster: Cluster) -> Database:
-    return migrated(cluster.create_database())
+from schema import JOURNAL  # noqa: E402
 
 
 @pytest.fixture
-def book(cluster: Cluster, template: Database) -> Iterator[Book]:
-    made = cluster.create_database(template)
-    yield Book(made)
-    made.drop()
+def book(db: Database) -> Book:
+    return Book(db)
 
 
 def test_rounding_takes_ties_to_the_even_digit(book: Book) -> None:

@@ -7,30 +7,23 @@ import threading
 import uuid
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import psycopg2
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
-from harness import Cluster, Database  # noqa: E402
+from harness import Database  # noqa: E402
 from rating import NOON, OTHER, Book, D, hours  # noqa: E402
-from schema import JOURNAL, migrated  # noqa: E402
+from schema import JOURNAL  # noqa: E402
 
 DAY = (NOON - hours(12), NOON + hours(12))
 
 
-@pytest.fixture(scope="module")
-def template(cluster: Cluster) -> Database:
-    return migrated(cluster.create_database())
-
-
 @pytest.fixture
-def book(cluster: Cluster, template: Database) -> Iterator[Book]:
-    made = cluster.create_database(template)
-    yield Book(made)
-    made.drop()
+def book(db: Database) -> Book:
+    return Book(db)
 
 
 def rerate(book: Book, dry_run: bool = False) -> list[tuple[Any, ...]]:

@@ -5,27 +5,19 @@ from __future__ import annotations
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
-from harness import Cluster, Database  # noqa: E402
+from harness import Database  # noqa: E402
 from rating import NOON, UTC, Book, D  # noqa: E402
-from schema import migrated, this_month  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def template(cluster: Cluster) -> Database:
-    return migrated(cluster.create_database())
+from schema import this_month  # noqa: E402
 
 
 @pytest.fixture
-def book(cluster: Cluster, template: Database) -> Iterator[Book]:
-    made = cluster.create_database(template)
-    yield Book(made)
-    made.drop()
+def book(db: Database) -> Book:
+    return Book(db)
 
 
 def seconds(number: float) -> timedelta:

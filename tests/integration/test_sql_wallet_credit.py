@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Iterator
@@ -11,18 +12,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
-from harness import Cluster, Database  # noqa: E402
-from wallets import Wallets, copies, wallet_template  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def template(cluster: Cluster) -> Iterator[Database]:
-    yield from wallet_template(cluster)
+from harness import Database  # noqa: E402
+from wallets import Wallets  # noqa: E402
 
 
 @pytest.fixture
-def wallets(cluster: Cluster, template: Database) -> Iterator[Wallets]:
-    for made in copies(cluster, template):
+def wallets(db: Database) -> Iterator[Wallets]:
+    with closing(Wallets(db)) as made:
         made.query("LISTEN toll_credit; LISTEN toll_low_balance; LISTEN toll_auto_reload")
         yield made
         assert made.wrong() == []

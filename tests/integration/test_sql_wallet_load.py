@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 import time
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Iterator
@@ -15,8 +16,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
-from harness import Cluster, Database  # noqa: E402
-from wallets import Wallets, copies, wallet_template  # noqa: E402
+from harness import Database  # noqa: E402
+from wallets import Wallets  # noqa: E402
 
 ACCOUNTS = ["a", "b", "c", "d"]
 CONNECTIONS = 24
@@ -26,14 +27,10 @@ ACCOUNT_OF_N = "'a' || (hashint8(n) & 1023) % 50"
 AMOUNT_OF_N = "(hashint8extended(n, 7) & 1073741823)::numeric / 1000000000"
 
 
-@pytest.fixture(scope="module")
-def template(cluster: Cluster) -> Iterator[Database]:
-    yield from wallet_template(cluster)
-
-
 @pytest.fixture
-def wallets(cluster: Cluster, template: Database) -> Iterator[Wallets]:
-    yield from copies(cluster, template)
+def wallets(db: Database) -> Iterator[Wallets]:
+    with closing(Wallets(db)) as made:
+        yield made
 
 
 class Client:

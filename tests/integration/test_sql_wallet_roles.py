@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -13,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
 from harness import Cluster, Database  # noqa: E402
 from schema import migrate  # noqa: E402
-from wallets import Wallets, copies, wallet_template  # noqa: E402
+from wallets import Wallets  # noqa: E402
 
 DENIED = psycopg2.errors.InsufficientPrivilege
 
@@ -40,14 +41,9 @@ RATING = ["SELECT toll.lock_wallets('{a}')", "SELECT toll.debit(1, ARRAY[('a', N
           "SELECT * FROM toll.session_credit"]
 
 
-@pytest.fixture(scope="module")
-def template(cluster: Cluster) -> Iterator[Database]:
-    yield from wallet_template(cluster)
-
-
 @pytest.fixture
-def wallets(cluster: Cluster, template: Database) -> Iterator[Wallets]:
-    for made in copies(cluster, template):
+def wallets(db: Database) -> Iterator[Wallets]:
+    with closing(Wallets(db)) as made:
         made.account("a", cents=1000)
         made.account("p", "prepaid_minutes", cents=1000)
         yield made

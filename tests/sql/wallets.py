@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import uuid
 from decimal import Decimal
-from typing import Any, Iterator
+from typing import Any
 
-from harness import Cluster, Database
-from schema import migrated
+from harness import Database
 
 # Wallets of which something is wrong: the balance, the cents, or what the last row says of the balance.
 WRONG = """
@@ -115,21 +114,3 @@ class Wallets:
         found = [(each.channel, each.payload) for each in self.connection.notifies]
         self.connection.notifies.clear()
         return found
-
-
-def wallet_template(cluster: Cluster) -> Iterator[Database]:
-    """A migrated database to copy."""
-    if not cluster.running:
-        cluster.start()
-    made = migrated(cluster.create_database())
-    yield made
-    made.drop()
-
-
-def copies(cluster: Cluster, template: Database) -> Iterator[Wallets]:
-    """A fresh copy of it."""
-    database = cluster.create_database(template)
-    made = Wallets(database)
-    yield made
-    made.close()
-    database.drop()

@@ -16,8 +16,7 @@ WALLET_CENTS = 500_000
 
 
 def open_books(database: Database) -> None:
-    """Prices of everything simulated calls use, on both sides; every third account is charged by minutes, one by prepaid ones, the rest as
-    usage arrives. Accounts are made on first sight; wallets are opened for those that tests know by name."""
+    """Prices of everything simulated calls use, on both sides, and a minute tariff."""
     rows = [(component, dimension, side, f"0.0{number + 1}7{3 if side == 'cost' else 9}", 1000 if component == "llm" else 1)
             for component, dimensions in DIMENSIONS.items() for number, dimension in enumerate(dimensions) for side in ("cost", "charge")]
     rows.append(("tariff", "minutes", "charge", "5", 1))
