@@ -17,6 +17,7 @@ from outage import Outage
 
 Factory = Callable[..., Daemon]
 CONFIG = {"batch.age": "5ms", "batch.rows": 40, "database.retry_max": "100ms", "journal.segment_bytes": 131072, "journal.min_free_bytes": 0}
+MARK_BYTES = 44  # a record without payload; a frame's is longer than two of them
 
 
 def configure(daemon: Daemon, writers: int) -> None:
@@ -126,7 +127,9 @@ def test_number_changes_between_runs(daemon_factory: Factory, db: Database, outa
     finally:
         traffic.close()
     assert daemon.stop() == 0
-    assert len(set(watermarks(db))) == 1, "those for whom nothing was left to store have come as far as the others"
+    # A mark alone is not worth a transaction: the last ones may lie between them, but no frame.
+    reached = watermarks(db)
+    assert max(reached) - min(reached) in (0, MARK_BYTES, 2 * MARK_BYTES), "those for whom nothing was left to store have come as far as the others"
     assert all(count == 1 for count, _ in ranges(db)), "numbers are one range"
     assert db.value("SELECT count(*) FROM billing_sessions WHERE ended_at IS NULL") == 0
     fault.report("writers_changed", outcome, changes=changes, kills=kills,
