@@ -319,11 +319,14 @@ int segment_begin(struct journal *journal, uint64_t base, bool limits)
     int r = segment_take(journal, limits, &segment);
     if (r < 0)
         return r;
-    /* Header and name cost no wait here: the next sync covers both before any record in this segment counts
-     * as durable. */
+    /* Header and name cost no wait here: the next sync covers both before any record in this segment counts as durable. But one
+     * that takes the place of a whole segment has its header first: that one may be all there is of the log, and its file is
+     * no use beside a later one that a disk error has left without a header. */
     segment_header_encode(journal->uuid, &header, bytes);
     segment_name(name, header.number, base);
     r = journal_io_write(io, segment->fd, bytes, sizeof bytes, 0);
+    if (r == 0 && journal->last && base <= journal->last->base)
+        r = io->fdatasync(io->context, segment->fd);
     if (r == 0)
         r = io->rename(io->context, journal->dir_fd, segment->name, name);
     if (r < 0) {

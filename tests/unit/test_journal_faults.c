@@ -82,6 +82,34 @@ START_TEST(failed_rewrite_closes_for_good)
 }
 END_TEST
 
+/* Nothing was durable, so the segment that a rewrite begins takes the place of all there is. However far it gets on a disk that fails, the
+ * log can be opened after the power has gone. */
+START_TEST(failed_rewrite_of_the_whole_log_can_be_opened)
+{
+    static const enum fakedisk_crash kinds[] = {FAKEDISK_DROP, FAKEDISK_KEEP, FAKEDISK_TEAR, FAKEDISK_REORDER};
+    bool failed = true;
+
+    for (uint64_t call = 1; failed; call++)
+        for (unsigned i = 0; i < 4; i++) {
+            teardown();
+            setup();
+            append(0, 10);
+            ck_assert_int_eq(journal_write(w.journal), 0);
+            w.disk->fail_at = w.disk->calls + 1;
+            ck_assert_int_eq(journal_sync(w.journal), -EIO);
+            w.disk->fail_at = w.disk->calls + call;
+            failed = journal_rewrite(w.journal) < 0;
+            world_crash(&w, kinds[i], call);
+            ck_assert_msg(world_open(&w) == 0, "call %lu, crash %u: %s", call, i, w.report.damaged_path);
+            ck_assert_uint_eq(w.report.damaged_from, w.report.damaged_to);
+            if (!failed)
+                ck_assert_uint_eq(read_all(w.journal).end, 10);
+            append(10, 15);
+            ck_assert_int_eq(flush(w.journal), 0);
+        }
+}
+END_TEST
+
 START_TEST(torn_bytes_on_a_full_disk_do_not_keep_it_shut)
 {
     append(0, 3);
@@ -105,6 +133,7 @@ int main(void)
     tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_add_test(tcase, failed_sync_is_rewritten_and_supersedes);
     tcase_add_test(tcase, failed_rewrite_closes_for_good);
+    tcase_add_test(tcase, failed_rewrite_of_the_whole_log_can_be_opened);
     tcase_add_test(tcase, torn_bytes_on_a_full_disk_do_not_keep_it_shut);
     suite_add_tcase(suite, tcase);
     return run_suite(suite);
