@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import uuid
 from collections import Counter
 from datetime import datetime, timedelta, timezone
@@ -18,6 +17,7 @@ from typing import Any, Iterator
 import msgpack
 import pytest
 
+import fault
 import oracle
 from harness import ROOT, SLOWNESS, Cluster, Daemon, Database, Sender, StreamSender, frames, migrate, rss_bytes, wait_until
 
@@ -393,9 +393,7 @@ def test_thousands_of_tiny_invalid_frames(bed: Bed, numbered: bool) -> None:
 
 def test_random_bytes(bed: Bed) -> None:
     """Noise, and good frames with a byte changed. Good datagrams between them arrive."""
-    seed = int(os.environ.get("TOLL_SEED", "0")) or random.randrange(1 << 32)
-    print(f"TOLL_SEED={seed}")
-    chance = random.Random(seed)
+    chance = fault.rng("bytes changed")
     session, before = frames.new_session(), bed.counts["received"]
     template = frames.pack(*frames.call(frames.new_session(), turns=1))
     with Sender(bed.daemon.socket) as sender:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections import defaultdict
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import fault
 import pytest
 from harness import Database
 from rating_oracle import Account, Event, Oracle, Rated, component_of, is_voice, rounded
@@ -17,7 +17,7 @@ from rating_world import METERS, World
 
 WORLDS = 5
 EVENTS = int(os.environ.get("TOLL_EVENTS") or 20_000)
-SEED = int(os.environ.get("TOLL_SEED", secrets.randbits(32)))
+SEED = fault.SEED
 
 
 def exact(value: Any) -> Fraction | None:
