@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIVE_MAX = 6, FRAMES_MAX = 900, STEPS_MAX = 500000 };
+enum { ALIVE_MAX = 6, FRAMES_MAX = 900, STEPS_MAX = 4000000 };
 
 /* What may happen in this run, and how often, as weights. */
 enum event {
