@@ -140,7 +140,7 @@ fault: deps
 # bench-long: the full sizes, which take about an hour and 30 GB. See tests/bench/README.md.
 BENCH ?= short
 bench: deps
-	@$(MAKE) --no-print-directory all $(BENCH_BIN)
+	@$(MAKE) --no-print-directory all $(BENCH_BIN) $(BUILD)/tests/support/payer
 	@TOLL_BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench.py --size $(BENCH) --json $(BUILD)/bench.json $(T)
 
 bench-long:

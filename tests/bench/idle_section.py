@@ -47,6 +47,7 @@ def one(bench: Bench, config: dict[str, str]) -> dict[str, float]:
         seen = Seen(stored)
         watch = CpuWatch(stage.postmaster, {"daemon": daemon.pid}, but=(stored.backend,))
         flow = measure([load], watch, stored, POLL_S, seen.look)
+        seen.look()  # what came in between the last look and the end
         over, _ = finish([daemon], [load], stored)
     finally:
         stored.close()
