@@ -102,7 +102,8 @@ const struct config_option config_options[] = {
      .doc = "an alarm is raised when numbers of a stream are missing for so long"},
 
     {"rating", "enabled", "true", BOOL(rating.enabled),
-     .doc = "rate what is stored: prices, wallets, cut-offs; needs a database"},
+     .doc =
+         "rate what is stored: prices, wallets, cut-offs; needs a database. Off for good: see toll.rating_settings.unrated_kept"},
     {"rating", "batch_events", "20000", INT(rating.batch_events, 1, 1000000), RELOADABLE,
      .doc = "events rated in one transaction, at most about"},
     {"rating", "poll", "1s", DURATION(rating.poll_us, 50 * MS, 1 * HR), RELOADABLE,

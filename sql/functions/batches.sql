@@ -1,5 +1,26 @@
 -- Old batches: rolled up, many rows of toll.batches into one, so that every stored row can still be accounted for.
 
+-- Rating knows what it has not come to by these rows: one that went without it would take usage along that is never charged, and says so nowhere. So they
+-- wait, also where nothing was ever rated: rating may be switched on tomorrow.
+CREATE OR REPLACE FUNCTION toll.batches_to_rate(first_id bigint, last_id bigint)
+RETURNS SETOF bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    given_up timestamptz := (SELECT now() - s.unrated_kept FROM toll.rating_settings AS s);
+BEGIN
+    RETURN QUERY
+    SELECT b.batch_id FROM toll.batches AS b
+    LEFT JOIN toll.rating_progress AS p ON p.journal_id = b.journal_id AND p.writer = b.writer
+    WHERE b.batch_id BETWEEN first_id AND last_id AND b.events > 0 AND (p.lsn IS NULL OR p.lsn < b.to_lsn)
+      AND (given_up IS NULL OR b.committed_at > given_up);
+END $$;
+REVOKE ALL ON FUNCTION toll.batches_to_rate(bigint, bigint) FROM PUBLIC;
+COMMENT ON FUNCTION toll.batches_to_rate(bigint, bigint) IS
+    'Those of these batches whose events are still to be rated: rating has not passed them, and toll.rating_settings.unrated_kept, which is for databases where'
+    ' rating is switched off for good, has not given them up';
+
 -- What must happen to a batch before its row may go; whoever reads toll.batches later than tolld adds a condition here.
 CREATE OR REPLACE FUNCTION toll.batches_done(first_id bigint, last_id bigint)
 RETURNS boolean
@@ -7,19 +28,11 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM toll.rating_progress) THEN
-        -- Nobody has ever rated here. If rating should have begun, there is a week to find out why it has not.
-        RETURN NOT EXISTS (SELECT FROM toll.batches AS b
-                           WHERE b.batch_id BETWEEN first_id AND last_id AND b.committed_at > now() - interval '7 days');
-    END IF;
-    RETURN NOT EXISTS (
-        SELECT FROM toll.batches AS b
-        LEFT JOIN toll.rating_progress AS p ON p.journal_id = b.journal_id AND p.writer = b.writer
-        WHERE b.batch_id BETWEEN first_id AND last_id AND b.events > 0 AND (p.lsn IS NULL OR p.lsn < b.to_lsn));
+    RETURN NOT EXISTS (SELECT FROM toll.batches_to_rate(first_id, last_id));
 END $$;
 REVOKE ALL ON FUNCTION toll.batches_done(bigint, bigint) FROM PUBLIC;
 COMMENT ON FUNCTION toll.batches_done(bigint, bigint) IS
-    'Whether all that needs the rows of these batches in toll.batches is done with them: rating, above all. Where nothing was ever rated, after a week';
+    'Whether all that needs the rows of these batches in toll.batches is done with them: rating, above all (toll.batches_to_rate)';
 
 CREATE OR REPLACE FUNCTION toll.prune_batches(older_than interval)
 RETURNS bigint
@@ -68,7 +81,7 @@ END $$;
 REVOKE ALL ON FUNCTION toll.prune_batches(interval) FROM PUBLIC;
 COMMENT ON FUNCTION toll.prune_batches(interval) IS
     'For tolld, now and then: rolls the oldest 20,000 batches up into toll.batch_rollups, if all of them are older than this and toll.batches_done() says'
-    ' so of them. Returns how many rows of toll.batches went: so many, or none. In a transaction of its own';
+    ' so of them: rating has passed them, or was given up (toll.rating_settings.unrated_kept). Returns how many rows of toll.batches went: so many, or none. In a transaction of its own';
 
 CREATE OR REPLACE FUNCTION toll.batch_key(batch bigint)
 RETURNS bigint

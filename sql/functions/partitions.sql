@@ -88,6 +88,7 @@ AS $$
 DECLARE
     cut      timestamptz := date_trunc('month', before)::timestamptz; -- only whole months go
     doomed   text[];
+    unrated  boolean;
     affected uuid[]; -- sessions with rows that go
     live     uuid[]; -- and those of them that have not ended
 BEGIN
@@ -107,6 +108,18 @@ BEGIN
         PERFORM pg_advisory_xact_lock(hashtextextended('toll.partitions', 0));
         FOREACH partition IN ARRAY doomed LOOP
             EXECUTE format('LOCK TABLE toll.%I IN SHARE ROW EXCLUSIVE MODE', partition);
+        END LOOP;
+    END IF;
+
+    IF target = 'billing_events' THEN
+        FOREACH partition IN ARRAY doomed LOOP
+            EXECUTE format('SELECT EXISTS (SELECT FROM toll.%I AS e JOIN toll.batches_to_rate(0, 9223372036854775807) AS b (batch_id)'
+                           ' ON b.batch_id = e.batch_id WHERE e.occurred_at < $1)', partition) INTO unrated USING cut;
+            IF unrated THEN
+                RAISE EXCEPTION 'toll: drop_partitions: there are events from before % that are not rated yet: nobody would be charged for them', cut::date
+                    USING ERRCODE = 'object_not_in_prerequisite_state',
+                          HINT = 'See tollctl status for what keeps rating. Where it is switched off for good: toll.rating_settings.unrated_kept.';
+            END IF;
         END LOOP;
     END IF;
 
@@ -162,7 +175,8 @@ END $$;
 REVOKE ALL ON FUNCTION toll.drop_partitions(text, date, boolean, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION toll.drop_partitions(text, date, boolean, boolean) IS
     'Retention of one table, billing_events or session_transcripts: removes the months before the month of this'
-    ' date; by default only says what it would do. Refuses where live sessions reach back that far, unless live_too.'
+    ' date; by default only says what it would do. Refuses where live sessions reach back that far, unless live_too, and'
+    ' where events are not rated yet (toll.batches_to_rate).'
     ' Sessions that lose events are sealed: their totals stay, verify no longer compares them. Ingest into old'
     ' months waits until the caller commits. Error 55P03: busy, try again';
 

@@ -39,8 +39,9 @@ def prune(database: Database, older_than: str = "1 day") -> int:
 
 @pytest.fixture
 def old(empty_db: Database) -> Database:
-    """So many old batches with an event each, and a call of today."""
+    """So many old batches with an event each, in a database where nobody rates any more, and a call of today."""
     migrated(empty_db)
+    empty_db.execute("UPDATE toll.rating_settings SET unrated_kept = '7 days'")
     add_old(empty_db, TOGETHER)
     add_their_events(empty_db, add_call(empty_db))
     assert faults(empty_db) == {}
@@ -84,11 +85,14 @@ def test_next_ones_follow(old: Database) -> None:
 def test_young_ones_stay(old: Database) -> None:
     assert prune(old, "10 days") == 0
     old.execute("UPDATE toll.batches SET committed_at = now() - interval '2 days' WHERE batch_id = 5000")
-    assert prune(old) == 0, "nothing was ever rated, so they stay for a week"
+    assert prune(old) == 0, "nothing was rated, so they stay for a week"
     assert old.value("SELECT count(*) FROM toll.batch_rollups") == 0
 
 
 def test_what_is_not_rated_stays(old: Database) -> None:
+    old.execute("UPDATE toll.rating_settings SET unrated_kept = NULL")
+    old.execute("UPDATE toll.batches SET committed_at = now() - interval '10 years'")
+    assert prune(old) == 0, "rating has not begun, and may tomorrow"
     old.execute("INSERT INTO toll.rating_progress (journal_id, writer, lsn) VALUES (%s, 0, 10)", str(uuid.uuid4()))
     assert prune(old) == 0, "rating has not begun with this journal"
     old.execute("INSERT INTO toll.rating_progress (journal_id, writer, lsn) VALUES (%s, 0, %s)", str(JOURNAL), TOGETHER * 10 - 1)

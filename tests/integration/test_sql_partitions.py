@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
 from harness import Database  # noqa: E402
 from schema import (  # noqa: E402
-    PARENTS, add_batch, add_call, end_call, faults, migrated, partition_of, rows_in, this_month, totals, verify)
+    JOURNAL, PARENTS, add_batch, add_call, end_call, faults, migrated, partition_of, rows_in, this_month, totals, verify)
 
 LATER = this_month(5)  # no partition yet
 EARLIER = this_month(-3)
@@ -34,6 +34,7 @@ def make_past(database: Database) -> list[datetime]:
 
 
 def drop(database: Database, target: str, before: datetime, **options: bool) -> list[tuple[str, str, int]]:
+    database.execute("UPDATE toll.rating_settings SET unrated_kept = '0'")  # nobody rates here
     words = "".join(f", {name} => {value}" for name, value in options.items())
     return database.query(f"SELECT * FROM toll.drop_partitions(%s, %s::date{words})", target, before)
 
@@ -173,6 +174,24 @@ def test_dry_run_changes_nothing(empty_db: Database) -> None:
         ("billing_events_default", "would delete rows", 0)]
     assert empty_db.value("SELECT count(*) FROM billing_events") == 6
     assert empty_db.value("SELECT count(*) FROM billing_sessions WHERE sealed") == 0
+
+
+def test_events_that_are_not_rated_stay(empty_db: Database) -> None:
+    months = make_past(migrated(empty_db))
+    add_call(empty_db, months[0])
+
+    def refused(dry_run: bool) -> bool:
+        try:
+            empty_db.query("SELECT * FROM toll.drop_partitions('billing_events', %s::date, %s)", months[2], dry_run)
+        except psycopg2.Error as error:
+            assert "are not rated yet" in str(error)
+            return True
+        return False
+    assert refused(True) and refused(False)
+    empty_db.query("SELECT * FROM toll.drop_partitions('session_transcripts', %s::date, false)", months[2])
+    empty_db.query("SELECT * FROM toll.rate_next(%s, 0, 1000)", str(JOURNAL))
+    assert not refused(True) and not refused(False)
+    assert empty_db.value("SELECT count(*) FROM billing_events") == 0 and empty_db.value("SELECT count(*) FROM billing_charges") == 6
 
 
 def test_dropping_events_seals_their_sessions(empty_db: Database) -> None:
