@@ -58,7 +58,7 @@ BEGIN
           AND r.account_id IS NULL
         ORDER BY r.session_id FOR UPDATE;
         WITH missing AS MATERIALIZED (
-            SELECT u.event_id, bool_or(u.side = 'cost') AS cost, bool_or(u.side = 'charge') AS charge
+            SELECT u.event_id, bool_or(u.side = 'cost') AS cost, bool_or(u.side = 'charge' AND u.missing !~ '^overage: ') AS charge
             FROM toll.unrated AS u WHERE u.event_id = ANY (ids) GROUP BY u.event_id
         ), priced AS MATERIALIZED (
             SELECT p.*, m.cost AND p.cost IS NOT NULL AS has_cost, m.charge AND p.charge IS NOT NULL AS has_charge

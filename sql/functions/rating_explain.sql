@@ -55,15 +55,15 @@ BEGIN
     FOR found_ IN
         SELECT s.* FROM (VALUES
             ('cost', card.cost_weights, card.cost_dimension, card.cost_minimum, card.cost_increment, card.cost_rate, card.cost_divisor, line.cost,
-             card.cost_missing, coalesce(card.cost_currency, event.currency)),
+             coalesce(line.cost_missing, card.cost_missing), coalesce(card.cost_currency, event.currency)),
             ('charge', card.charge_weights, card.charge_dimension, card.charge_minimum, card.charge_increment, card.charge_rate, card.charge_divisor,
-             line.charge, card.charge_missing, event.currency)) AS s (side, weights, dimension, minimum, increment, rate, divisor, amount, missing, currency)
+             line.charge, coalesce(line.charge_missing, card.charge_missing), event.currency)) AS s (side, weights, dimension, minimum, increment, rate, divisor, amount, missing, currency)
     LOOP
         IF found_.side = 'charge' AND event.charge_by IS DISTINCT FROM 'usage' THEN
             RETURN NEXT format('charge: %s', CASE WHEN event.account_id IS NULL THEN 'none, until the account is known'
                                                   ELSE '0 by itself: the account is charged by ' || event.charge_by END);
             CONTINUE;
-        ELSIF found_.weights IS NULL THEN
+        ELSIF found_.amount IS NULL THEN
             RETURN NEXT format('%s: unrated: %s', found_.side, found_.missing);
             CONTINUE;
         END IF;

@@ -11,7 +11,7 @@
 --   4. meter, telephony, tariff: by quantity; the dimension is the meter, of a tariff minutes. Telephony counts max(minimum, seconds rounded up to whole increments), 0 if it lasted 0.
 --   5. All prices that one side of one event uses have one currency; another one than the account's is converted by the rate valid at the event's time.
 --   6. No row at all on the charge side, but the account has a markup: the charge is the exact cost * (1 + markup / 100).
---   7. The exact sum is divided last and rounded once, half to even, to nine decimals.
+--   7. The exact sum is divided last and rounded once, half to even, to nine decimals. A side that comes to 10^11 or more is unrated: no line holds it.
 
 CREATE OR REPLACE FUNCTION toll.price_cards(events toll.rating_input[])
 RETURNS SETOF toll.price_card
@@ -160,6 +160,39 @@ COMMENT ON FUNCTION toll.price_cards(toll.rating_input[]) IS
     ' and tier, exact: amount = sum(quantity * weight) * rate / divisor, of quantities as toll.price_events takes them (audio in microseconds, telephony in seconds).'
     ' weights NULL: unrated, *_missing says why';
 
+CREATE OR REPLACE FUNCTION toll.leave_unheld(lines toll.rated_line[])
+RETURNS toll.rated_line[]
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    line   toll.rated_line;
+    result toll.rated_line[] := '{}';
+    reason CONSTANT text := ': the amount is 100000000000 or more: is the price right, and the quantity?';
+BEGIN
+    FOREACH line IN ARRAY lines LOOP
+        IF greatest(line.cost, line.cost_original) >= 1e11 THEN
+            line.cost_original := NULL;
+            line.cost_currency := NULL;
+            line.cost := NULL;
+            line.cost_price_ids := NULL;
+            line.cost_missing := line.component || reason;
+            line.unrated_cost := 1;
+        END IF;
+        IF line.charge >= 1e11 THEN
+            line.charge := NULL;
+            line.charge_price_ids := NULL;
+            line.charge_missing := line.component || reason;
+            line.unrated_charge := 1;
+        END IF;
+        result := result || line;
+    END LOOP;
+    RETURN result;
+END $$;
+REVOKE ALL ON FUNCTION toll.leave_unheld(toll.rated_line[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.leave_unheld(toll.rated_line[]) IS
+    'These usage lines, with the sides unrated whose amount has more digits than billing_charges holds (eleven before the point)';
+
 CREATE OR REPLACE FUNCTION toll.price_events(events toll.rating_input[])
 RETURNS toll.rated_line[]
 LANGUAGE plpgsql STABLE
@@ -169,8 +202,10 @@ SET enable_mergejoin = off
 SET jit = off
 SET work_mem = '64MB'
 AS $$
+DECLARE
+    lines toll.rated_line[];
 BEGIN
-    RETURN ARRAY(SELECT ROW(
+    lines := ARRAY(SELECT ROW(
         a.event_id * 2, a.event_id, a.occurred_at, a.session_id, a.account_id, a.business_id, a.component, nullif(a.provider, ''),
         CASE WHEN a.meter <> '' THEN a.meter ELSE nullif(a.model, '') END, nullif(a.variant, ''), a.quantities,
         toll.divide_half_even(a.cost_sum, a.cost_divisor, 9),
@@ -250,6 +285,10 @@ BEGIN
           AND (e.input_tokens > c.above OR c.above = 0) AND (c.up_to IS NULL OR e.input_tokens <= c.up_to)
         -- Else the sums would be put, and worked out, wherever they are used below.
         OFFSET 0) AS a);
+    IF EXISTS (SELECT FROM unnest(lines) AS l WHERE l.cost >= 1e11 OR l.cost_original >= 1e11 OR l.charge >= 1e11) THEN
+        lines := toll.leave_unheld(lines);
+    END IF;
+    RETURN lines;
 END $$;
 REVOKE ALL ON FUNCTION toll.price_events(toll.rating_input[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.price_events(toll.rating_input[]) IS

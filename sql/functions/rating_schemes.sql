@@ -60,7 +60,8 @@ BEGIN
         LEFT JOIN toll.plan_usage AS u ON u.account_id = c.account_id AND u.period_start = c.period_start AND u.event_type = c.meter
         WINDOW w AS (PARTITION BY c.account_id, c.period_start, c.meter ORDER BY c.place ROWS UNBOUNDED PRECEDING)
     ), beyond AS MATERIALIZED (
-        SELECT o.*, toll.round_half_even(o.overage * o.overage_price_cents * 0.01, 9) AS charge
+        SELECT o.*, CASE WHEN abs(o.overage) * o.overage_price_cents < 1e13 - 1 -- a line holds eleven digits before the point
+                         THEN toll.round_half_even(o.overage * o.overage_price_cents * 0.01, 9) END AS charge
         FROM (SELECT r.*, greatest(r.after - r.included_quantity, 0) - greatest(r.after - r.quantity - r.included_quantity, 0) AS overage
               FROM running AS r) AS o
         WHERE o.overage <> 0
@@ -81,9 +82,10 @@ BEGIN
     SELECT array_agg(ROW(
         b.place + 1, b.event_id, b.occurred_at, b.session_id, b.account_id, b.business_id, 'meter', NULL, b.meter, NULL,
         jsonb_build_object('quantity', b.quantity, 'overage', b.overage), NULL, NULL, NULL, b.charge,
-        CASE WHEN NOT b.corrected OR e.waived IS NULL THEN 0 ELSE toll.waived_more(e.waived, e.charge, e.charge + b.charge) END,
-        b.currency, NULL, NULL, 'overage', CASE WHEN b.corrected THEN 'duration corrected' END, b.closed_until, b.scope_plan, NULL, NULL, NULL,
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0)::toll.rated_line ORDER BY b.place)
+        CASE WHEN NOT b.corrected OR e.waived IS NULL OR b.charge IS NULL THEN 0 ELSE toll.waived_more(e.waived, e.charge, e.charge + b.charge) END,
+        b.currency, NULL, NULL, 'overage', CASE WHEN b.corrected THEN 'duration corrected' END, b.closed_until, b.scope_plan, NULL, NULL,
+        CASE WHEN b.charge IS NULL THEN 'overage: the amount is 100000000000 or more: is the price right, and the quantity?' END,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, (b.charge IS NULL)::integer)::toll.rated_line ORDER BY b.place)
     INTO added
     FROM beyond AS b
     LEFT JOIN LATERAL (SELECT sum(c.charge) AS charge, sum(c.waived) AS waived FROM public.billing_charges AS c
