@@ -39,6 +39,7 @@ enum ctl_option {
     CTL_SOURCE,
     CTL_SOURCE_DATE,
     CTL_MARKUP,
+    CTL_OTHER_UNITS,
     CTL_RATE,
     CTL_NAME,
     CTL_PLAN,

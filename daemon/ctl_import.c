@@ -53,9 +53,11 @@ static int read_file(const char *path, char **ret, size_t *ret_size)
 
 /* clang-format off */
 #define OPTIONS_SQL CTL_TIMESTAMP("$2") ", $3::text, $4::text, $5::numeric"
+#define UNITS_SQL "coalesce($8::text, 'refuse')"
 #define TABLE_SQL \
-    "SELECT *, NULL::bigint AS models FROM toll.import_prices($1::jsonb, " OPTIONS_SQL ") WHERE $6::text IS NULL OR true"
-#define LIST_SQL "SELECT * FROM toll.import_price_list($1::json, " OPTIONS_SQL ", $6::text)"
+    "SELECT *, NULL::bigint AS models FROM toll.import_prices($1::jsonb, " OPTIONS_SQL ", " UNITS_SQL ")" \
+    " WHERE $6::text IS NULL OR true"
+#define LIST_SQL "SELECT * FROM toll.import_price_list($1::json, " OPTIONS_SQL ", $6::text, " UNITS_SQL ")"
 #define JSON_SQL(sql) \
     "SELECT json_build_object('dry_run', $7::boolean," \
     " 'prices', coalesce(json_agg(json_build_object('place', place, 'action', action, 'price_id', price_id," \
@@ -76,6 +78,8 @@ static void print_prices(struct ctl *ctl, const PGresult *result, bool dry_run)
     struct tally tallies[] = {{"new", "new", 0},
                               {"changed", "changed, of which the predecessor ends", 0},
                               {"unchanged", "unchanged", 0},
+                              {"ended", "ended, as the list counts by another unit", 0},
+                              {"kept", "passed over, as the book counts by another unit", 0},
                               {"withdrawn", "passed over, as they were withdrawn", 0}};
     const char *between = "";
 
@@ -85,11 +89,11 @@ static void print_prices(struct ctl *ctl, const PGresult *result, bool dry_run)
         for (size_t i = 0; i < sizeof(tallies) / sizeof(tallies[0]); i++)
             if (strcmp(tallies[i].action, action) == 0)
                 tallies[i].count++;
-        if (strcmp(action, "new") != 0 && strcmp(action, "changed") != 0)
+        if (strcmp(action, "unchanged") == 0 || strcmp(action, "withdrawn") == 0)
             continue;
         fprintf(ctl->out, "%-8s ", action);
         ctl_print_clean(PQgetvalue(result, row, 4), strlen(PQgetvalue(result, row, 4)), ctl->out);
-        if (ended[0])
+        if (ended[0] && strcmp(action, "ended") != 0)
             fprintf(ctl->out, "; ends price %s", ended);
         fputc('\n', ctl->out);
     }
@@ -139,13 +143,18 @@ static int import(struct ctl *ctl, bool list, const char *text)
 {
     bool dry_run = ctl->option[CTL_DRY_RUN] != NULL;
     const char *source = ctl->option[CTL_SOURCE] ? ctl->option[CTL_SOURCE] : basename(ctl->id);
-    const char *values[] = {
-        text,   ctl->option[CTL_FROM],     ctl->option[CTL_SIDE], ctl->option[CTL_CURRENCY], ctl->option[CTL_MARKUP],
-        source, dry_run ? "true" : "false"};
+    const char *values[] = {text,
+                            ctl->option[CTL_FROM],
+                            ctl->option[CTL_SIDE],
+                            ctl->option[CTL_CURRENCY],
+                            ctl->option[CTL_MARKUP],
+                            source,
+                            dry_run ? "true" : "false",
+                            ctl->option[CTL_OTHER_UNITS]};
     static const char *const queries[2][2] = {{TEXT_SQL(TABLE_SQL), TEXT_SQL(LIST_SQL)},
                                               {JSON_SQL(TABLE_SQL), JSON_SQL(LIST_SQL)}};
     PGresult *result = NULL;
-    int status = ctl_run(ctl, !dry_run, queries[ctl->json][list], 7, values, &result);
+    int status = ctl_run(ctl, !dry_run, queries[ctl->json][list], 8, values, &result);
 
     if (status == CTL_OK && ctl->json) {
         fprintf(ctl->out, "%s\n", PQgetvalue(result, 0, 0));

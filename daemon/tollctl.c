@@ -52,6 +52,8 @@ static const struct option_row {
     [CTL_SOURCE] = {"source", TEXT, "TEXT", "where the price is from"},
     [CTL_SOURCE_DATE] = {"source-date", TEXT, "DATE", "when it was read there"},
     [CTL_MARKUP] = {"markup", TEXT, "PERCENT", "prices to charge that are so much higher; account: than cost"},
+    [CTL_OTHER_UNITS] = {"other-units", TEXT, "WHAT",
+                         "of models that the book has by another unit: keep or replace the book's"},
     [CTL_RATE] = {"rate", FLAG, NULL, "try to rate them again"},
     [CTL_NAME] = {"name", TEXT, "TEXT", "its name for people"},
     [CTL_PLAN] = {"plan", TEXT, "PLAN", "its plan"},
@@ -88,7 +90,7 @@ static const struct command {
      "wait until everything received so far is committed"},
     {"prices import", ctl_prices_import,
      TAKES(CTL_FROM) | TAKES(CTL_MARKUP) | TAKES(CTL_SIDE) | TAKES(CTL_CURRENCY) | TAKES(CTL_SOURCE) |
-         TAKES(CTL_DRY_RUN),
+         TAKES(CTL_OTHER_UNITS) | TAKES(CTL_DRY_RUN),
      1, 1, "prices import FILE [--dry-run] ...",
      "set the prices of a CSV table or of LiteLLM's JSON list; all or nothing"},
     {"prices set", ctl_prices_set,

@@ -302,8 +302,8 @@ BEGIN
     GRANT SELECT ON public.billing_charges, public.provider_reconciliation, toll.unrated, toll.rating_settings, toll.closed_periods,
         public.credit_transactions, public.wallet_transactions TO toll_reader, toll_billing;
     GRANT EXECUTE ON FUNCTION toll.price_text(public.pricing_config) TO toll_reader, toll_billing;
-    GRANT EXECUTE ON FUNCTION toll.read_price_list(json), toll.import_prices(jsonb, timestamptz, text, text, numeric),
-        toll.import_price_list(json, timestamptz, text, text, numeric, text), toll.rate_unrated(integer),
+    GRANT EXECUTE ON FUNCTION toll.read_price_list(json), toll.import_prices(jsonb, timestamptz, text, text, numeric, text),
+        toll.import_price_list(json, timestamptz, text, text, numeric, text, text), toll.rate_unrated(integer),
         toll.rerate(timestamptz, timestamptz, boolean), toll.explain_event(bigint), toll.close_period(text, date) TO toll_billing;
     GRANT EXECUTE ON FUNCTION toll.explain_event(bigint) TO toll_reader;
     FOR object IN

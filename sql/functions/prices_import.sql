@@ -2,8 +2,36 @@
 --
 -- Numbers come as text and stay decimals. All of a list is taken or nothing, and what is refused is named by its place in the list.
 
+-- As they were before other_units.
+DROP FUNCTION IF EXISTS toll.import_prices(jsonb, timestamptz, text, text, numeric);
+DROP FUNCTION IF EXISTS toll.import_price_list(json, timestamptz, text, text, numeric, text);
+
+CREATE OR REPLACE FUNCTION toll.other_units(price public.pricing_config)
+RETURNS TABLE (other public.pricing_config, same boolean)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT b, b.variant = price.variant AND b.currency = price.currency AND b.valid @> price.valid AND CASE b.dimension || ' ' || price.dimension
+               WHEN 'minutes seconds' THEN b.price * price.unit_quantity = price.price * b.unit_quantity * 60
+               WHEN 'seconds minutes' THEN b.price * price.unit_quantity * 60 = price.price * b.unit_quantity
+               ELSE false END
+    FROM public.pricing_config AS b
+    WHERE price.component IN ('tts', 'stt') AND b.dimension <> price.dimension
+      AND (b.scope_kind, b.scope_id, b.component, b.provider, b.model, b.side)
+          = (price.scope_kind, price.scope_id, price.component, price.provider, price.model, price.side)
+      AND b.withdrawn_at IS NULL AND b.valid && price.valid
+    ORDER BY b.variant <> price.variant, b.price_id;
+END $$;
+REVOKE ALL ON FUNCTION toll.other_units(public.pricing_config) FROM PUBLIC;
+COMMENT ON FUNCTION toll.other_units(public.pricing_config) IS
+    'The prices of the same synthesis or transcription, in the same scope, of whatever variant, that count by another unit at the time of this one. same: it says'
+    ' the same by the minute where this one says it by the second, or the other way round, all that time';
+
 CREATE OR REPLACE FUNCTION toll.import_prices(
-    rows jsonb, valid_from timestamptz DEFAULT NULL, side text DEFAULT NULL, currency text DEFAULT NULL, markup_percent numeric DEFAULT NULL)
+    rows jsonb, valid_from timestamptz DEFAULT NULL, side text DEFAULT NULL, currency text DEFAULT NULL, markup_percent numeric DEFAULT NULL,
+    other_units text DEFAULT 'refuse')
 RETURNS TABLE (action text, place text, price_id bigint, ended_price_id bigint, description text)
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -15,11 +43,13 @@ DECLARE
     r        jsonb;
     p        public.pricing_config;
     other    public.pricing_config;
+    rival    record;
     starts   timestamptz;
     ends     timestamptz;
     field    text;
     detail   text;
     refused  text[] := '{}';
+    advice   text := '';
 BEGIN
     IF markup_percent = 'NaN' OR markup_percent < -100 OR markup_percent > 1000000 OR scale(markup_percent) > 9 THEN
         RAISE EXCEPTION 'toll: a markup is from -100 to 1000000 percent with at most 9 decimals, not %', markup_percent
@@ -28,6 +58,10 @@ BEGIN
         RAISE EXCEPTION 'toll: a markup makes prices to charge, not cost' USING ERRCODE = 'invalid_parameter_value';
     ELSIF markup_percent IS NOT NULL THEN
         side := 'charge';
+    END IF;
+    IF other_units IS NULL OR other_units NOT IN ('refuse', 'keep', 'replace') THEN
+        RAISE EXCEPTION 'toll: prices by another unit: % is neither refuse nor keep (the price book''s) nor replace (by the list''s)',
+            coalesce(quote_literal(other_units), 'NULL') USING ERRCODE = 'invalid_parameter_value';
     END IF;
     SELECT string_agg(DISTINCT quote_literal(k), ', ') INTO detail
     FROM jsonb_array_elements(rows) e, jsonb_object_keys(e) k
@@ -108,17 +142,38 @@ BEGIN
                 price_id := other.price_id;
                 description := toll.price_text(other);
             ELSE
+                p.valid := tstzrange(starts, ends);
+                FOR rival IN SELECT * FROM toll.other_units(p) LOOP
+                    IF rival.same OR other_units = 'keep' THEN
+                        action := CASE WHEN rival.same THEN 'unchanged' ELSE 'kept' END;
+                        price_id := (rival.other).price_id;
+                        description := toll.price_text(rival.other);
+                        EXIT;
+                    ELSIF other_units = 'replace' AND upper_inf((rival.other).valid) AND lower((rival.other).valid) < starts THEN
+                        PERFORM public.end_price((rival.other).price_id, starts);
+                        action := 'ended';
+                        ended_price_id := (rival.other).price_id;
+                        description := toll.price_text(rival.other);
+                        RETURN NEXT;
+                        action := NULL;
+                    END IF;
+                END LOOP;
+            END IF;
+            IF action IS NULL THEN
                 price_id := public.set_price(p.component, p.provider, p.model, p.dimension, p.side, p.price, p.unit_quantity, p.currency,
                     starts, p.scope_kind, p.scope_id, p.variant, p.tier_above, p.minimum_seconds, p.increment_seconds, p.source,
                     p.source_date, ends);
                 action := CASE WHEN other.price_id IS NULL THEN 'new' ELSE 'changed' END;
                 ended_price_id := other.price_id;
-                p.valid := tstzrange(starts, ends);
                 description := toll.price_text(p);
             END IF;
         EXCEPTION
             WHEN raise_exception OR data_exception OR exclusion_violation THEN
                 GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+                IF other_units = 'refuse' AND SQLERRM LIKE '%as well would charge it twice' THEN
+                    advice := E'\nWhere the book counts by another unit than the list: --other-units keep passes the list''s price over, --other-units replace'
+                              ' ends the book''s where the list''s begins.';
+                END IF;
                 refused := refused || format('%s: %s%s%s', place, CASE WHEN field ~ ': $' THEN field ELSE '' END,
                     replace(SQLERRM, 'toll: ', ''), CASE WHEN detail <> '' THEN E'\n    ' || replace(detail, E'\n', E'\n    ') ELSE '' END);
         END;
@@ -130,16 +185,18 @@ BEGIN
         RAISE EXCEPTION 'toll: % of % prices are refused, so nothing was changed', cardinality(refused), jsonb_array_length(rows)
             USING ERRCODE = 'invalid_parameter_value',
                   DETAIL = array_to_string(refused[1:50], E'\n')
-                      || CASE WHEN cardinality(refused) > 50 THEN format(E'\nand %s more', cardinality(refused) - 50) ELSE '' END;
+                      || CASE WHEN cardinality(refused) > 50 THEN format(E'\nand %s more', cardinality(refused) - 50) ELSE '' END || advice;
     END IF;
 END $$;
-REVOKE ALL ON FUNCTION toll.import_prices(jsonb, timestamptz, text, text, numeric) FROM PUBLIC;
-COMMENT ON FUNCTION toll.import_prices(jsonb, timestamptz, text, text, numeric) IS
+REVOKE ALL ON FUNCTION toll.import_prices(jsonb, timestamptz, text, text, numeric, text) FROM PUBLIC;
+COMMENT ON FUNCTION toll.import_prices(jsonb, timestamptz, text, text, numeric, text) IS
     'Sets the prices of an array of objects, whose keys are the columns of pricing_config (also valid_from and valid_until; times are UTC where'
     ' they name no zone), with all values as text, and place: what to call it in messages. valid_from and side are for all of them, whatever'
     ' they say, else from now on, and cost; currency, for those that name none; markup_percent makes prices to charge of them: price * (1 + markup_percent / 100), exactly. Returns'
     ' for each whether it is new, changed (ended_price_id: the price that it ended), or unchanged: the price at its start is the'
-    ' same already; those that were withdrawn are passed over. An error that names every refused one (the first 50), and then nothing is changed';
+    ' same already, also where it says so by the minute and not by the second; those that were withdrawn are passed over. Of a synthesis or transcription that'
+    ' the book has by another unit: other_units refuse, keep (it is passed over: kept), or replace (the book''s, in the same scope and of whatever variant, end'
+    ' where it begins: a row for each, ended). An error that names every refused one (the first 50), and then nothing is changed';
 
 -- Every key of every model of the list, and what becomes of it (fate):
 --   price            it is taken: dimension, tier_above and price say as what
@@ -256,7 +313,7 @@ COMMENT ON FUNCTION toll.read_price_list(json) IS
 
 CREATE OR REPLACE FUNCTION toll.import_price_list(
     document json, valid_from timestamptz DEFAULT NULL, side text DEFAULT NULL, currency text DEFAULT NULL,
-    markup_percent numeric DEFAULT NULL, source text DEFAULT NULL)
+    markup_percent numeric DEFAULT NULL, source text DEFAULT NULL, other_units text DEFAULT 'refuse')
 RETURNS TABLE (action text, place text, price_id bigint, ended_price_id bigint, description text, models bigint)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -282,7 +339,7 @@ BEGIN
     RETURN QUERY
     SELECT i.action, i.place, i.price_id, i.ended_price_id, i.description, NULL::bigint
     FROM toll.import_prices(rows, coalesce(import_price_list.valid_from, now()), import_price_list.side, import_price_list.currency,
-                            import_price_list.markup_percent) i;
+                            import_price_list.markup_percent, import_price_list.other_units) i;
     RETURN QUERY
     SELECT k.fate, k.key, NULL::bigint, NULL::bigint, min(k.name), count(*)
     FROM jsonb_to_recordset(keys) AS k (name text, key text, fate text)
@@ -290,8 +347,8 @@ BEGIN
     GROUP BY k.fate, k.key
     ORDER BY k.fate, count(*) DESC, k.key;
 END $$;
-REVOKE ALL ON FUNCTION toll.import_price_list(json, timestamptz, text, text, numeric, text) FROM PUBLIC;
-COMMENT ON FUNCTION toll.import_price_list(json, timestamptz, text, text, numeric, text) IS
+REVOKE ALL ON FUNCTION toll.import_price_list(json, timestamptz, text, text, numeric, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION toll.import_price_list(json, timestamptz, text, text, numeric, text, text) IS
     'Sets the prices of a list that toll.read_price_list() reads, from valid_from (NULL: now) on, as cost in USD unless side and currency say'
     ' otherwise: see toll.import_prices(). Returns what it did, and each key that is no price here, with its fate as action, in'
     ' how many models it stands, and one of these as description';

@@ -259,6 +259,52 @@ def test_bad_list_changes_nothing_and_is_named(db: Database, ctl: Run, bad: str,
     assert done.stdout == "" and book(db) == []
 
 
+SPEECH = {"whisper-1": {"litellm_provider": "openai", "mode": "audio_transcription", "input_cost_per_second": "0.0001"},
+          "nova-3": {"litellm_provider": "deepgram", "mode": "audio_transcription", "input_cost_per_second": "0.0002"},
+          "gpt-4o": GPT_4O}
+BY_THE_MINUTE = f"""component,provider,model,variant,dimension,side,scope_kind,scope_id,price,unit_quantity,currency,valid_from
+stt,openai,whisper-1,,minutes,cost,,,0.36,60,USD,2025-06-01
+stt,deepgram,nova-3,,minutes,cost,,,0.0077,1,USD,2025-06-01
+stt,deepgram,nova-3,multi,minutes,cost,,,0.0092,1,USD,2025-06-01
+"""
+
+
+def test_list_by_another_unit_is_refused_with_the_way_out(db: Database, ctl: Run) -> None:
+    ctl("prices", "import", "-", text=BY_THE_MINUTE)
+    done = ctl("prices", "import", "-", "--from", "2026-01-01", text=price_list(**SPEECH), status=1)
+    assert "nova-3: input_cost_per_second: stt deepgram nova-3 is billed by minutes already" in done.stderr
+    assert "--other-units keep" in done.stderr and "--other-units replace" in done.stderr
+    assert "whisper-1" not in done.stderr, "0.36 per hour is 0.0001 per second"
+    assert len(book(db)) == 3
+    assert "prices by another unit: 'drop' is neither" in ctl("prices", "import", "-", "--other-units", "drop", text=price_list(**SPEECH), status=1).stderr
+
+
+def test_other_units_of_the_book_are_kept(db: Database, ctl: Run) -> None:
+    ctl("prices", "import", "-", text=BY_THE_MINUTE)
+    said = ctl("prices", "import", "-", "--from", "2026-01-01", "--other-units", "keep", text=price_list(**SPEECH)).stdout
+    assert "kept     cost of stt deepgram nova-3, minutes: 0.0077 USD per 1" in said
+    assert "3 new, 0 changed, of which the predecessor ends, 1 unchanged, 1 passed over, as the book counts by another unit\n" in said
+    assert book(db, "component, model, dimension, upper(valid)::date::text")[3:] == [
+        ("stt", "nova-3", "minutes", None), ("stt", "nova-3", "minutes", None), ("stt", "whisper-1", "minutes", None)]
+
+
+def test_other_units_of_the_book_are_replaced(db: Database, ctl: Run) -> None:
+    ctl("prices", "import", "-", text=BY_THE_MINUTE)
+    words = "prices", "import", "-", "--from", "2026-01-01", "--other-units", "replace"
+    assert "A dry run" in ctl(*words, "--dry-run", text=price_list(**SPEECH)).stdout
+    assert len(book(db)) == 3
+    said = ctl(*words, text=price_list(**SPEECH)).stdout
+    assert "ended    cost of stt deepgram nova-3, minutes" in said and "ended    cost of stt deepgram nova-3 multi, minutes" in said
+    assert "4 new, 0 changed, of which the predecessor ends, 1 unchanged, 2 ended, as the list counts by another unit\n" in said
+    assert sorted(book(db, "model, dimension, variant, lower(valid)::date::text, upper(valid)::date::text")[3:6]) == [
+        ("nova-3", "minutes", "*", "2025-06-01", "2026-01-01"), ("nova-3", "minutes", "multi", "2025-06-01", "2026-01-01"),
+        ("nova-3", "seconds", "*", "2026-01-01", None)]
+    assert "0 new, 0 changed, of which the predecessor ends, 5 unchanged\n" in ctl(*words, text=price_list(**SPEECH)).stdout
+    # What begins before the book's cannot end it.
+    early = ctl("prices", "import", "-", "--from", "2025-01-01", "--other-units", "replace", text=price_list(**SPEECH), status=1)
+    assert "is billed by minutes already" in early.stderr and "so nothing was changed" in early.stderr
+
+
 def test_list_as_charges(db: Database, ctl: Run) -> None:
     ctl("prices", "import", "-", "--markup", "30", "--currency", "EUR", "--source", "a list", text=price_list(m=GPT_4O))
     assert book(db, "dimension, side, price, currency, source") == [
