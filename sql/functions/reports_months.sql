@@ -1,4 +1,4 @@
--- Keeps toll.meter_months beside toll.usage_rollup, in the statement that changes it.
+-- Keeps toll.meter_months, and who is above a quota, beside toll.usage_rollup, in the statement that changes it.
 
 -- One statement may fire this for rows it inserts and for rows it updates, and each time locks rows: the advisory lock keeps two transactions from
 -- doing so in different orders. It is held from here to the commit, so write roll-ups late.
@@ -8,6 +8,8 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    alerted text;
 BEGIN
     IF TG_OP <> 'DELETE' THEN
         PERFORM FROM came LIMIT 1;
@@ -32,10 +34,33 @@ BEGIN
             DO UPDATE SET events = m.events + excluded.events, quantity = m.quantity + excluded.quantity$query$,
         concat_ws(' UNION ALL ', CASE WHEN TG_OP <> 'DELETE' THEN 'SELECT 1 AS sign, * FROM came' END,
                   CASE WHEN TG_OP <> 'INSERT' THEN 'SELECT -1 AS sign, * FROM went' END));
+    IF TG_OP <> 'DELETE' AND EXISTS (SELECT FROM public.usage_quotas AS q WHERE q.quota_limit IS NOT NULL) THEN
+        -- What is charged by plan is counted, and its alerts raised, by toll.add_overage(). The lock above lets nobody raise one twice.
+        FOR alerted IN
+            INSERT INTO toll.quota_alerts AS t (account_id, period_start, event_type, quantity, quota_limit)
+            SELECT c.account_id, c.period_start, c.meter, u.quantity, q.quota_limit
+            FROM (SELECT DISTINCT n.account_id, date_trunc('month', n.quarter AT TIME ZONE a.time_zone)::date AS period_start, a.plan_id,
+                         CASE n.component WHEN 'llm' THEN 'api_call' WHEN 'session' THEN 'voice_minute' ELSE n.model END AS meter
+                  FROM came AS n JOIN public.accounts AS a ON a.account_id = n.account_id
+                  WHERE n.component IN ('llm', 'session', 'meter', 'telephony') AND a.charge_by <> 'plan') AS c
+            JOIN public.usage_quotas AS q ON q.plan_id = c.plan_id AND q.event_type = c.meter
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN bool_or(NOT m.derived AND m.events > 0) THEN sum(m.quantity) FILTER (WHERE NOT m.derived) ELSE sum(m.quantity) END AS quantity
+                FROM toll.meter_months AS m
+                WHERE m.account_id = c.account_id AND m.period_start = c.period_start AND m.meter = c.meter) AS u
+            WHERE u.quantity > q.quota_limit
+              AND NOT EXISTS (SELECT FROM toll.quota_alerts AS h
+                              WHERE h.account_id = c.account_id AND h.period_start = c.period_start AND h.event_type = c.meter)
+            RETURNING t.account_id
+        LOOP
+            PERFORM pg_notify('toll_quota', alerted);
+        END LOOP;
+    END IF;
     RETURN NULL;
 END $$;
 REVOKE ALL ON FUNCTION toll.keep_meter_months() FROM PUBLIC;
-COMMENT ON FUNCTION toll.keep_meter_months() IS 'Trigger on toll.usage_rollup: adds rows that came to toll.meter_months, and takes rows that went from it';
+COMMENT ON FUNCTION toll.keep_meter_months() IS 'Trigger on toll.usage_rollup: adds rows that came to toll.meter_months, takes rows that went from it, and raises alerts of quotas (toll.quota_alerts) of accounts'
+    ' that are not charged by plan';
 
 CREATE OR REPLACE TRIGGER meter_months_insert AFTER INSERT ON toll.usage_rollup
     REFERENCING NEW TABLE AS came FOR EACH STATEMENT EXECUTE FUNCTION toll.keep_meter_months();

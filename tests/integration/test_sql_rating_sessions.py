@@ -394,6 +394,28 @@ def test_quota_limit_alerts_once_a_month(book: Book) -> None:
 
 # --- periods ---
 
+@pytest.mark.parametrize("scheme", ["usage", "minutes", "prepaid_minutes"])
+def test_quota_limit_alerts_whatever_the_scheme(book: Book, scheme: str) -> None:
+    book.db.execute("SELECT set_quota('basic', 'sms', 1, 1, 3), set_quota('basic', 'api_call', 1, 1, 1)")
+    book.account("a", charge_by=scheme)
+    connection = book.db.connect()
+    connection.cursor().execute("LISTEN toll_quota")
+    alerts = "SELECT event_type, quantity, quota_limit, period_start FROM toll.quota_alerts WHERE account_id = 'a' ORDER BY alert_id"
+    month = NOON.date().replace(day=1)
+    for quantity, expected in ((3, []), (D("0.5"), [("sms", D("3.5"), 3, month)]), (9, [("sms", D("3.5"), 3, month)])):
+        book.batch((None, "usage", {"account": "a", "meter": "sms", "quantity": D(quantity)}))
+        book.rate()
+        assert book.db.query(alerts) == expected
+    s = book.session(account_id="a")
+    for _ in range(3):
+        book.llm(s, input_tokens=1, output_tokens=0)
+        book.rate()
+    assert book.db.query(alerts)[1:] == [("api_call", 2, 1, month)]
+    connection.poll()
+    assert [notify.payload for notify in connection.notifies] == ["a", "a"]
+    connection.close()
+
+
 def test_late_usage_of_a_closed_month_is_booked_after_it(book: Book) -> None:
     priced(book)
     zone = "Asia/Kolkata"
