@@ -36,8 +36,8 @@ BEGIN
     ELSIF period IS NULL OR period <> date_trunc('month', period)::date THEN
         RAISE EXCEPTION 'toll: % is not the first day of a month', period USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    starts := period::timestamp AT TIME ZONE payer.time_zone;
-    ends := (period + interval '1 month') AT TIME ZONE payer.time_zone;
+    starts := toll.local_start(period, payer.time_zone);
+    ends := toll.local_start(period + interval '1 month', payer.time_zone);
     IF ends <= payer.closed_until THEN
         RAISE EXCEPTION 'toll: % of account % is closed already', to_char(period, 'YYYY-MM'), account USING ERRCODE = 'invalid_parameter_value';
     ELSIF now() < ends + grace THEN

@@ -10,6 +10,16 @@ RETURN to_char(at AT TIME ZONE zone, 'YYYY-MM-DD"T"HH24:MI:SS')
     || to_char(greatest((at AT TIME ZONE zone) - (at AT TIME ZONE 'UTC'), (at AT TIME ZONE 'UTC') - (at AT TIME ZONE zone)), 'HH24:MI');
 COMMENT ON FUNCTION toll.local_time(timestamptz, text) IS 'A time in a time zone, as ISO 8601 with its offset there: 2026-03-29T03:00:00+02:00';
 
+-- Where clocks are put back across midnight (Azores, Havana) a day's first hour comes twice; AT TIME ZONE takes the second one.
+CREATE OR REPLACE FUNCTION toll.local_start(local timestamp, zone text)
+RETURNS timestamptz
+LANGUAGE sql
+STABLE PARALLEL SAFE
+RETURN local AT TIME ZONE zone
+    - CASE WHEN ((local AT TIME ZONE zone) - interval '1 hour') AT TIME ZONE zone = local THEN interval '1 hour' ELSE interval '0' END;
+COMMENT ON FUNCTION toll.local_start(timestamp, text) IS
+    'When clocks of this zone first show this time; where they are put on beyond it, when that happens. Days and months begin then, and end where the next ones begin';
+
 CREATE OR REPLACE FUNCTION public.revenue_minutes(from_date timestamp, to_date timestamp, group_by text, currency text DEFAULT NULL)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -18,8 +28,8 @@ SET jit = off
 AS $$
 DECLARE
     zone   text := (SELECT s.default_time_zone FROM toll.rating_settings s);
-    since  timestamptz := from_date AT TIME ZONE zone;
-    before timestamptz := to_date AT TIME ZONE zone;
+    since  timestamptz := toll.local_start(from_date, zone);
+    before timestamptz := toll.local_start(to_date, zone);
     answer jsonb;
     found_currencies text;
 BEGIN
@@ -36,7 +46,8 @@ BEGIN
     END IF;
 
     WITH ended AS (
-        SELECT date_trunc(revenue_minutes.group_by, q.quarter, zone) AS period_start, q.currency, sum(q.quantity) AS minutes,
+        SELECT CASE revenue_minutes.group_by WHEN 'hour' THEN date_trunc('hour', q.quarter, zone)
+                                             ELSE toll.local_start(date_trunc('day', q.quarter AT TIME ZONE zone), zone) END AS period_start, q.currency, sum(q.quantity) AS minutes,
                sum(q.charge) - sum(q.waived) AS revenue, sum(q.sessions) AS sessions, sum(q.unrated_charge) AS unrated
         FROM (SELECT u.quarter, u.currency, sum(u.quantity) AS quantity, sum(u.charge) AS charge, sum(u.waived) AS waived,
                      sum(u.sessions) AS sessions, sum(u.unrated_charge) AS unrated_charge
@@ -48,7 +59,7 @@ BEGIN
     ), periods AS (
         SELECT b.period_start, coalesce(sum(e.minutes), 0) AS minutes, coalesce(sum(e.sessions), 0) AS sessions,
                CASE WHEN coalesce(sum(e.unrated), 0) = 0 THEN coalesce(sum(e.revenue), 0) END AS revenue
-        FROM (SELECT day AT TIME ZONE zone AS period_start
+        FROM (SELECT toll.local_start(day, zone) AS period_start
               FROM generate_series(date_trunc('day', from_date), to_date - interval '1 microsecond', interval '1 day') AS day
               WHERE revenue_minutes.group_by = 'day'
               UNION
@@ -91,8 +102,8 @@ SET search_path = pg_catalog, pg_temp
 SET jit = off
 AS $$
 DECLARE
-    since  timestamptz := first_day::timestamp AT TIME ZONE zone;
-    before timestamptz := (last_day + 1)::timestamp AT TIME ZONE zone;
+    since  timestamptz := toll.local_start(first_day, zone);
+    before timestamptz := toll.local_start(last_day + 1, zone);
     answer jsonb;
 BEGIN
     WITH used AS (
