@@ -262,7 +262,7 @@ def test_bad_list_changes_nothing_and_is_named(db: Database, ctl: Run, bad: str,
 SPEECH = {"whisper-1": {"litellm_provider": "openai", "mode": "audio_transcription", "input_cost_per_second": "0.0001"},
           "nova-3": {"litellm_provider": "deepgram", "mode": "audio_transcription", "input_cost_per_second": "0.0002"},
           "gpt-4o": GPT_4O}
-BY_THE_MINUTE = f"""component,provider,model,variant,dimension,side,scope_kind,scope_id,price,unit_quantity,currency,valid_from
+BY_THE_MINUTE = """component,provider,model,variant,dimension,side,scope_kind,scope_id,price,unit_quantity,currency,valid_from
 stt,openai,whisper-1,,minutes,cost,,,0.36,60,USD,2025-06-01
 stt,deepgram,nova-3,,minutes,cost,,,0.0077,1,USD,2025-06-01
 stt,deepgram,nova-3,multi,minutes,cost,,,0.0092,1,USD,2025-06-01
