@@ -230,6 +230,21 @@ static void say(migrate_log_fn *log, void *context, int priority, const char *li
         log(context, priority, line);
 }
 
+struct listener {
+    migrate_log_fn *log;
+    void *context;
+};
+
+/* What roles.sql may not do is for a person to know; the rest is PostgreSQL's small talk. */
+static void take_notice(void *context, const PGresult *result)
+{
+    const struct listener *listener = context;
+    const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+
+    if (message && strncmp(message, "toll: ", 6) == 0)
+        say(listener->log, listener->context, LOG_WARNING, message + 6);
+}
+
 static int apply_missing(PGconn *conn, const PGresult *recorded, migrate_log_fn *log, void *context,
                          char reason[static MIGRATE_REASON_MAX])
 {
@@ -272,6 +287,8 @@ static int take_lock(PGconn *conn, migrate_log_fn *log, void *context, char reas
 int migrate_run(PGconn *conn, migrate_log_fn *log, void *context, char reason[static MIGRATE_REASON_MAX])
 {
     const char *encoding = PQparameterStatus(conn, "server_encoding");
+    struct listener listener = {.log = log, .context = context};
+    PQnoticeReceiver receiver;
     PGresult *recorded = NULL;
     int r;
 
@@ -287,6 +304,7 @@ int migrate_run(PGconn *conn, migrate_log_fn *log, void *context, char reason[st
     r = take_lock(conn, log, context, reason);
     if (r < 0)
         return r;
+    receiver = PQsetNoticeReceiver(conn, take_notice, &listener);
     r = bootstrap(conn, reason);
     if (r == 0)
         r = read_recorded(conn, &recorded, reason);
@@ -296,6 +314,7 @@ int migrate_run(PGconn *conn, migrate_log_fn *log, void *context, char reason[st
         r = apply_missing(conn, recorded, log, context, reason);
     PQclear(recorded);
     PQclear(PQexec(conn, "SELECT pg_catalog.pg_advisory_unlock(pg_catalog." ADVISORY_KEY ")"));
+    (void)PQsetNoticeReceiver(conn, receiver, NULL); /* libpq's own and the daemon's take no argument */
     return r;
 }
 

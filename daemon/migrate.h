@@ -36,7 +36,8 @@ typedef void migrate_log_fn(void *context, int priority, const char *line);
 
 /* Applies what is missing, each file in a transaction of its own, as the role that owns schema toll where this user may be it. Waits
  * for another migrator to finish; a lock that a table's user holds is waited for 10 s. Running it again, or after any
- * interruption, is safe. conn must be idle; the server's notices (roles that this user may not create) go to its notice receiver.
+ * interruption, is safe. conn must be idle, and its notice receiver one that takes no argument. What this user may not do, such as
+ * creating roles, is logged as a warning and left out.
  * Returns 0, or with a reason that a person can act on:
  *   -EPROTO     the database was migrated by a newer binary
  *   -EBADMSG    the text of a migration that was applied has changed
