@@ -32,6 +32,8 @@ FAULT_SRC  := $(sort $(wildcard tests/fault/*.c))
 PRELOAD_SRC := $(sort $(wildcard tests/fault/preload/*.c))
 FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 BENCH_SRC  := $(sort $(wildcard tests/bench/*.c))
+PAGES      := $(sort $(wildcard man/*.[1-8]))
+FUNCTIONS  := $(shell sed -n 's/^\.Nm \(toll_[a-z_]*\).*/\1/p' man/toll.3)
 
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 PIC = $(patsubst %.c,$(BUILD)/pic/%.o,$(CLIENT_SRC))
@@ -188,11 +190,15 @@ install: all
 	install -m 644 systemd/toll.sysctl.conf $(DESTDIR)$(PREFIX)/lib/sysctl.d/50-toll.conf
 	install -m 644 sql/roles.sql $(DESTDIR)$(PREFIX)/share/toll/sql/
 	install -m 644 $(sort $(wildcard sql/seed/*.csv)) $(DESTDIR)$(PREFIX)/share/toll/seed/
+	for page in $(PAGES); do install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$${page##*.} $$page || exit 1; done
+	for function in $(FUNCTIONS); do ln -sf toll.3 $(DESTDIR)$(PREFIX)/share/man/man3/$$function.3 || exit 1; done
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/sbin/tolld $(addprefix $(DESTDIR)$(PREFIX)/bin/,tollctl tollsim) $(DESTDIR)$(PREFIX)/include/toll.h
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/,libtoll.a libtoll.so libtoll.so.0 pkgconfig/toll.pc)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/,systemd/system/tolld.service systemd/system/tolld.socket sysctl.d/50-toll.conf)
+	rm -f $(foreach page,$(PAGES),$(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
+	rm -f $(patsubst %,$(DESTDIR)$(PREFIX)/share/man/man3/%.3,$(FUNCTIONS))
 	rm -rf $(DESTDIR)$(PREFIX)/share/toll
 
 clean:

@@ -42,7 +42,8 @@ def needed_libraries(binary: Path) -> set[str]:
 @pytest.mark.parametrize("path", [
     "sbin/tolld", "bin/tollctl", "bin/tollsim", "include/toll.h", "lib/libtoll.a", "lib/libtoll.so.0", "lib/libtoll.so",
     "lib/pkgconfig/toll.pc", "lib/systemd/system/tolld.service", "lib/systemd/system/tolld.socket", "lib/sysctl.d/50-toll.conf", "share/toll/sql/roles.sql",
-    "share/toll/seed/providers.csv", "share/toll/seed/tariff_rub.csv"])
+    "share/toll/seed/providers.csv", "share/toll/seed/tariff_rub.csv", "share/man/man1/tollctl.1", "share/man/man1/tollsim.1",
+    "share/man/man3/toll.3", "share/man/man3/toll_open.3", "share/man/man3/toll_id_format.3", "share/man/man5/tolld.conf.5", "share/man/man8/tolld.8"])
 def test_file_is_installed(destdir: Path, path: str) -> None:
     assert (destdir / "usr" / path).exists()
 

@@ -7,7 +7,7 @@ set -eu
 
 build='gcc libc6-dev make pkg-config libuv1-dev libpq-dev libmsgpack-dev uuid-dev libinih-dev libsystemd-dev uthash-dev'
 test='check libjansson-dev postgresql-15 postgresql-client-15 python3 python3-pytest python3-msgpack python3-psycopg2
-      util-linux procps systemd strace libfaketime'
+      util-linux procps systemd strace libfaketime mandoc'
 lint='clang libclang-rt-14-dev clang-tidy clang-format cppcheck shellcheck pyflakes3 git'
 
 say() { printf 'deps: %s\n' "$*" >&2; }
