@@ -111,7 +111,8 @@ BEGIN
         END LOOP;
     END IF;
 
-    IF target = 'billing_events' THEN
+    -- Where nobody has ever rated, nobody is charged; whoever drops months there means it.
+    IF target = 'billing_events' AND EXISTS (SELECT FROM toll.rating_progress) THEN
         FOREACH partition IN ARRAY doomed LOOP
             EXECUTE format('SELECT EXISTS (SELECT FROM toll.%I AS e JOIN toll.batches_to_rate(0, 9223372036854775807) AS b (batch_id)'
                            ' ON b.batch_id = e.batch_id WHERE e.occurred_at < $1)', partition) INTO unrated USING cut;
@@ -176,7 +177,7 @@ REVOKE ALL ON FUNCTION toll.drop_partitions(text, date, boolean, boolean) FROM P
 COMMENT ON FUNCTION toll.drop_partitions(text, date, boolean, boolean) IS
     'Retention of one table, billing_events or session_transcripts: removes the months before the month of this'
     ' date; by default only says what it would do. Refuses where live sessions reach back that far, unless live_too, and'
-    ' where events are not rated yet (toll.batches_to_rate).'
+    ' where events are not rated yet (toll.batches_to_rate) and rating has ever begun.'
     ' Sessions that lose events are sealed: their totals stay, verify no longer compares them. Ingest into old'
     ' months waits until the caller commits. Error 55P03: busy, try again';
 

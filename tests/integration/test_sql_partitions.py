@@ -34,7 +34,6 @@ def make_past(database: Database) -> list[datetime]:
 
 
 def drop(database: Database, target: str, before: datetime, **options: bool) -> list[tuple[str, str, int]]:
-    database.execute("UPDATE toll.rating_settings SET unrated_kept = '0'")  # nobody rates here
     words = "".join(f", {name} => {value}" for name, value in options.items())
     return database.query(f"SELECT * FROM toll.drop_partitions(%s, %s::date{words})", target, before)
 
@@ -187,11 +186,14 @@ def test_events_that_are_not_rated_stay(empty_db: Database) -> None:
             assert "are not rated yet" in str(error)
             return True
         return False
+    assert not refused(True)  # nobody has ever rated here
+    empty_db.query("SELECT * FROM toll.rate_next(%s, 0, 1000)", str(JOURNAL))
+    add_call(empty_db, months[0])
     assert refused(True) and refused(False)
     empty_db.query("SELECT * FROM toll.drop_partitions('session_transcripts', %s::date, false)", months[2])
     empty_db.query("SELECT * FROM toll.rate_next(%s, 0, 1000)", str(JOURNAL))
     assert not refused(True) and not refused(False)
-    assert empty_db.value("SELECT count(*) FROM billing_events") == 0 and empty_db.value("SELECT count(*) FROM billing_charges") == 6
+    assert empty_db.value("SELECT count(*) FROM billing_events") == 0 and empty_db.value("SELECT count(*) FROM billing_charges") == 12
 
 
 def test_dropping_events_seals_their_sessions(empty_db: Database) -> None:
