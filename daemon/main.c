@@ -113,6 +113,10 @@ static int open_journal(struct tolld *d)
         log_error(
             "another tolld is running on this state directory: stop it, or give this one its own (TOLL_STATE_DIR) path=%s",
             d->config.daemon.state_dir);
+    else if (r == -EBADMSG)
+        log_error(
+            "the journal is damaged and can't be opened: keep a copy of the state directory, then run: tolld --repair-journal path=%s",
+            report.damaged_path[0] ? report.damaged_path : d->config.daemon.state_dir);
     else if (r < 0)
         log_error("the journal can't be opened path=%s error=%s", d->config.daemon.state_dir, strerror(-r));
     else
