@@ -124,6 +124,10 @@ int ctl_account_refund(struct ctl *ctl)
 
 int ctl_account_adjust(struct ctl *ctl)
 {
+    if (!ctl->option[CTL_REASON]) {
+        fputs("tollctl: say why, it is kept in the ledger: account adjust ID AMOUNT --reason TEXT\n", stderr);
+        return CTL_USAGE;
+    }
     return book(ctl,
                 ctl->option[CTL_MINUTES] ? "public.adjust_minutes($1, $2::numeric, $3, $4)"
                                          : "public.adjust_credits($1, $2::numeric * 100, $3, $4)",

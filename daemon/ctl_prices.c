@@ -232,6 +232,10 @@ int ctl_rerate(struct ctl *ctl)
 {
     const char *values[] = {ctl->option[CTL_FROM], ctl->option[CTL_TO], ctl->option[CTL_DRY_RUN] ? "true" : "false"};
 
+    if (!ctl->option[CTL_FROM]) {
+        fputs("tollctl: say from when on: rerate --from TIME\n", stderr);
+        return CTL_USAGE;
+    }
     return ctl_call(
         ctl, true,
         "SELECT * FROM toll.rerate(" CTL_TIMESTAMP("$1") ", coalesce(" CTL_TIMESTAMP("$2") ", now()), $3::boolean)", 3,

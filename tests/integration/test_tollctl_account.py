@@ -74,7 +74,8 @@ def test_what_is_wrong_is_said_and_changes_nothing(db: Database, ctl: Run, words
     ["account"], ["account", "create"], ["account", "plan", "u_1"], ["account", "top-up", "u_1"], ["account", "top-up", "u_1", "1", "2"],
     ["account", "statement", "u_1"], ["account", "statement", "u_1", "--period", "2026-13"], ["account", "statement", "u_1", "--period", "January"],
     ["account", "statement", "u_1", "--period", "2026-01", "--from", "1d"], ["account", "plan", "u_1", "basic", "--limit", "3"],
-    ["period", "close"], ["period", "close", "u_1"], ["period", "close", "u_1", "--all", "--period", "2026-01"], ["rerate", "now"]])
+    ["period", "close"], ["period", "close", "u_1"], ["period", "close", "u_1", "--all", "--period", "2026-01"], ["rerate", "now"],
+    ["rerate", "--dry-run"], ["account", "adjust", "u_1", "1"]])
 def test_usage(ctl: Run, words: list[str]) -> None:
     assert ctl(*words, status=2).stderr.startswith("tollctl: ")
 
