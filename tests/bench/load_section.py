@@ -8,10 +8,10 @@ from frame import Bench
 from stage import Absent, Contender
 from through_toll import ThroughToll, has_option
 
-SECONDS = {"tiny": 40, "short": 250, "long": 1500}
+SECONDS = {"tiny": 40, "short": 230, "long": 1500}
 COPY = {1: r"\copy", 2: r"\copy, 2 connections"}
 CEILING = {1: r"\copy, trigger off", 2: r"\copy, trigger off, 2 connections"}
-WORKERS = (1, 4, 16)
+CALL_WORKERS = (1, 4, 16)
 SENDS = {"coalesced": "coalesced", "single": "one frame a datagram"}
 INSERTS = {  # way: name, mode of insert.c, rows in a transaction
     "row": ("INSERT a row, prepared, each by itself", "row", 0),
@@ -40,7 +40,7 @@ def run(bench: Bench) -> None:
     writers = [1] + ([2] if has_option(stage, "database.writers", 2) else [])
     for calls in (False, True):
         for send in SENDS:
-            for workers in WORKERS:
+            for workers in CALL_WORKERS if calls else size.event_workers:
                 for n in writers if workers == 4 else [1]:
                     contenders.append(ThroughToll(stage, toll(calls, workers, send, n), workers=workers, send=send, calls=calls,
                                                   frames=size.frames, sessions=min(1000, size.frames // 10),
@@ -64,7 +64,7 @@ def lines(bench: Bench) -> None:
         bench.rate(group, COPY[n], note="the rows as they are, foreign key's trigger on")
         bench.rate(group, CEILING[n], COPY[n], note="the ceiling")
     for send in SENDS:
-        for workers in WORKERS:
+        for workers in bench.size.event_workers:
             bench.rate(group, toll(False, workers, send), COPY[1], 2.0)
     for send in SENDS:
         bench.rate(group, toll(False, 4, send, 2), COPY[2], 2.0)
@@ -75,7 +75,7 @@ def lines(bench: Bench) -> None:
         bench.rate("toll and the ceiling", toll(True, 4, send), CEILING[1], 0.85)
         bench.rate("toll and the ceiling", toll(True, 4, send, 2), CEILING[2], 0.85)
     for send in SENDS:
-        for workers in WORKERS:
+        for workers in CALL_WORKERS:
             bench.rate("rows stored, of whole calls", toll(True, workers, send), COPY[1], 1.6)
         bench.rate("rows stored, of whole calls", toll(True, 4, send, 2), COPY[2], 1.6)
     for calls in (False, True):

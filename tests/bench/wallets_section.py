@@ -11,9 +11,9 @@ from frame import Bench
 from harness import migrate
 from measure import percentile
 
-SECONDS = {"tiny": 10, "short": 60, "long": 300}
-SESSIONS = {"tiny": 2000, "short": 100_000, "long": 100_000}  # live, charged by the minute, ten for each account
-BATCHES = {"tiny": 4, "short": 100, "long": 1000}
+SECONDS = {"tiny": 10, "short": 25, "long": 300}
+SESSIONS = {"tiny": 2000, "short": 20_000, "long": 100_000}  # live, charged by the minute, ten for each account
+BATCHES = {"tiny": 4, "short": 40, "long": 1000}
 BATCH = 5000  # debits in each
 ASKED = 300
 TARGET_MS = 20.0
