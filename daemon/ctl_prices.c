@@ -181,9 +181,28 @@ int ctl_prices_list(struct ctl *ctl)
 /* clang-format off */
 #define UNRATED_SQL \
     "SELECT side, component, provider, model, variant, missing, count(*) AS events, min(occurred_at) AS first_at, max(occurred_at) AS last_at" \
-    " FROM toll.unrated GROUP BY side, component, provider, model, variant, missing" \
+    " FROM (SELECT side, component, provider, model, variant, missing, occurred_at FROM toll.unrated UNION ALL" \
+    "  SELECT 'charge', 'tariff', '*', '*', tariff_id, 'tariff: no price that comes to ' || currency, ended_at FROM public.unrated_sessions) AS u" \
+    " GROUP BY side, component, provider, model, variant, missing" \
     " ORDER BY count(*) DESC, side, component, provider, model, variant, missing LIMIT $1::bigint"
+#define LEFT_SQL \
+    "SELECT $1::bigint AS rated, (SELECT count(DISTINCT event_id) FROM toll.unrated) + (SELECT count(*) FROM public.unrated_sessions) AS left_over"
 /* clang-format on */
+
+/* What is left over is counted afterwards: a statement doesn't see what a function that it calls has done. */
+static int rate_unrated(struct ctl *ctl)
+{
+    PGresult *result = NULL;
+    int status = ctl_run(ctl, true, "SELECT toll.rate_unrated(100000)", 0, NULL, &result);
+
+    if (status == CTL_OK) {
+        const char *values[] = {PQgetvalue(result, 0, 0)};
+
+        status = ctl_call(ctl, true, LEFT_SQL, 1, values, "");
+    }
+    PQclear(result);
+    return status;
+}
 
 int ctl_prices_unrated(struct ctl *ctl)
 {
@@ -199,10 +218,7 @@ int ctl_prices_unrated(struct ctl *ctl)
     int status;
 
     if (ctl->option[CTL_RATE])
-        return ctl_call(
-            ctl, true,
-            "SELECT n AS rated, (SELECT count(*) FROM toll.unrated) - n AS left_over FROM toll.rate_unrated(100000) AS n",
-            0, NULL, "nothing was unrated");
+        return rate_unrated(ctl);
     snprintf(limit, sizeof(limit), "%" PRIu64, ctl->limit);
     status = ctl_run(ctl, true, ctl->json ? CTL_JSON_ROWS(UNRATED_SQL) : UNRATED_SQL, 1, values, &result);
     if (status != CTL_OK)

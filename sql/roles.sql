@@ -197,6 +197,9 @@ BEGIN
         toll.rating_settings, toll.rating_progress, toll.rated_sessions, toll.unrated, toll.usage_rollup, toll.latency_rollup, toll.plan_usage,
         toll.meter_months, toll.quarter_meters, toll.month_meters, toll.quota_alerts, toll.closed_periods TO toll_reader;
     GRANT EXECUTE ON FUNCTION toll.business_usage(text, text, text, date, date) TO toll_reader;
+    IF to_regrole('toll_billing') IS NOT NULL THEN
+        GRANT SELECT ON public.unrated_events, public.unrated_sessions TO toll_billing;
+    END IF;
 END $$;
 
 DO $$

@@ -174,7 +174,7 @@ COMMENT ON COLUMN public.unrated_events.variant IS 'Voice, language or channel';
 COMMENT ON COLUMN public.unrated_events.since IS 'When rating first came to it';
 
 CREATE OR REPLACE VIEW public.unrated_sessions AS
-SELECT session_id, account_id, tariff_id, currency, ended_at, duration_ms / 1000.0 AS duration_sec, billed_minutes
+SELECT session_id, account_id, tariff_id, currency, ended_at, duration_ms * 0.001 AS duration_sec, billed_minutes
 FROM toll.rated_sessions
 WHERE billed_minutes IS NOT NULL AND billed_amount IS NULL;
 COMMENT ON VIEW public.unrated_sessions IS
@@ -211,7 +211,7 @@ COMMENT ON COLUMN public.unresolved_sessions.currency IS 'Of cost: the default o
 -- --- sessions billed by the minute ---
 
 CREATE OR REPLACE VIEW public.usage_sessions AS
-SELECT session_id, account_id AS user_account_id, duration_ms / 1000.0 AS duration_sec, billed_minutes, billed_amount, currency,
+SELECT session_id, account_id AS user_account_id, duration_ms * 0.001 AS duration_sec, billed_minutes, billed_amount, currency,
        ended_at AS created_at, tariff_snapshot, CASE WHEN currency = 'RUB' THEN billed_amount END AS billed_amount_rub
 FROM toll.rated_sessions
 WHERE billed_minutes IS NOT NULL AND ended_at IS NOT NULL;

@@ -15,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
 from harness import BUILD, ROOT, SLOWNESS, Database  # noqa: E402
-from rating import Book  # noqa: E402
+from rating import NOON, Book, hours  # noqa: E402
 
 HEADER = "component,provider,model,dimension,side,price,unit_quantity,currency,valid_from"
 GOOD = f"""# prices of a test
@@ -348,6 +348,23 @@ def test_unrated_says_what_is_missing(db: Database, ctl: Run) -> None:
     assert json.loads(ctl("--json", "prices", "unrated").stdout)[0]["events"] == 3
 
 
+def test_unrated_tariffs_are_listed_and_rated_too(db: Database, ctl: Run) -> None:
+    usage = Book(db)
+    usage.account("m", charge_by="minutes", tariff_id="gold")
+    session = usage.session(account_id="m")
+    usage.price("stt", "minutes", "1", unit=1)
+    usage.batch((session, "stt", {"audio_duration_ms": 1000.0}))
+    usage.change(session, ended=NOON + hours(1))
+    usage.rate()
+    listed = json.loads(ctl("--json", "prices", "unrated").stdout)
+    assert [(row["component"], row["variant"], row["side"], row["missing"], row["events"]) for row in listed] == [
+        ("tariff", "gold", "charge", "tariff: no price that comes to USD", 1)]
+    assert ctl("prices", "unrated", "--rate").stdout.splitlines()[1].split() == ["0", "1"]
+    ctl("prices", "set", "tariff", "*", "*", "minutes", "0.05", "--variant", "gold", "--side", "charge", "--from", "2020-01-01")
+    assert ctl("prices", "unrated", "--rate").stdout.splitlines()[1].split() == ["1", "0"]
+    assert db.query("SELECT billed_amount, duration_sec::text FROM usage_sessions") == [(Decimal(3), "3600.000")]
+
+
 # --- the seeds ---
 
 def test_seeds_come_in_clean(db: Database, ctl: Run) -> None:
@@ -396,7 +413,7 @@ def test_a_missing_price_and_a_wrong_one(db: Database, ctl: Run) -> None:
     assert json.loads(ctl("--json", "prices", "unrated").stdout)[0]["model"] == "gpt-4o"
     for side, price in (("cost", "2.5"), ("charge", "5")):
         ctl("prices", "set", "llm", "openai", "gpt-4o", "input", price, "--per", "1000000", "--side", side, "--from", "2020-01-01")
-    assert ctl("prices", "unrated", "--rate").stdout.splitlines()[1].split()[0] in ("1", "2")
+    assert ctl("prices", "unrated", "--rate").stdout.splitlines()[1].split() == ["1", "0"]
     assert ctl("prices", "unrated").stdout == "nothing is unrated\n"
     ctl("prices", "withdraw", "1", "--reason", "wrong")
     ctl("prices", "set", "llm", "openai", "gpt-4o", "input", "3", "--per", "1000000", "--from", "2020-01-01")
