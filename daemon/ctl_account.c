@@ -155,9 +155,9 @@ int ctl_account_adjust(struct ctl *ctl)
     " WHERE at >= %2$s AND at < %3$s ORDER BY at, record, id) TO STDOUT WITH (FORMAT csv, HEADER)"
 /* A month in the account's time zone, or what was asked for. */
 #define PERIOD_SQL \
-    "SELECT quote_literal(lower(r)) || '::timestamptz', quote_literal(upper(r)) || '::timestamptz'" \
-    " FROM (SELECT tstzrange(coalesce(" CTL_TIMESTAMP("$3") ", ($2 || '-01')::date::timestamp AT TIME ZONE time_zone)," \
-    "                        coalesce(" CTL_TIMESTAMP("$4") ", (($2 || '-01')::date + interval '1 month') AT TIME ZONE time_zone, now())) AS r" \
+    "SELECT quote_literal(since) || '::timestamptz', quote_literal(before) || '::timestamptz', since > before, since, before" \
+    " FROM (SELECT coalesce(" CTL_TIMESTAMP("$3") ", toll.local_start(($2 || '-01')::date, time_zone)) AS since," \
+    "              coalesce(" CTL_TIMESTAMP("$4") ", toll.local_start(($2 || '-01')::date + interval '1 month', time_zone), now()) AS before" \
     "       FROM public.accounts WHERE account_id = $1) AS q"
 /* clang-format on */
 
@@ -184,6 +184,11 @@ int ctl_account_statement(struct ctl *ctl)
     }
     if (PQntuples(period) == 0) {
         fprintf(stderr, "tollctl: there is no account %s\n", ctl->id);
+        status = CTL_BAD;
+        goto done;
+    }
+    if (strcmp(PQgetvalue(period, 0, 2), "t") == 0) {
+        fprintf(stderr, "tollctl: from %s is after to %s\n", PQgetvalue(period, 0, 3), PQgetvalue(period, 0, 4));
         status = CTL_BAD;
         goto done;
     }
