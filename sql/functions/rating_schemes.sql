@@ -135,3 +135,46 @@ REVOKE ALL ON FUNCTION toll.waive_trials(toll.rated_line[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.waive_trials(toll.rated_line[]) IS
     'These lines with what trials waive of them, in their order, as long as the allowance lasts; the line that exhausts it is split. Usage before the trial''s end'
     ' only. The accounts are locked (toll.lock_schemes)';
+
+-- Else one absurd price, or one account that owes more than a wallet can say, would end the transaction, and rating with it.
+CREATE OR REPLACE FUNCTION toll.spare_wallets(lines toll.rated_line[])
+RETURNS toll.rated_line[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
+DECLARE
+    full_ones text[];
+    line      toll.rated_line;
+    result    toll.rated_line[] := '{}';
+BEGIN
+    SELECT array_agg(b.user_id) INTO full_ones
+    FROM (SELECT l.account_id, l.currency, sum(l.charge - l.waived) AS due
+          FROM unnest(spare_wallets.lines) AS l
+          WHERE l.minutes IS NULL AND l.charge > l.waived GROUP BY l.account_id, l.currency) AS d
+    JOIN public.customer_balance AS b ON b.user_id = d.account_id AND b.currency = d.currency
+    WHERE d.due >= 99999999999 OR b.balance - d.due <= -99999999999;
+    IF full_ones IS NULL THEN
+        RETURN spare_wallets.lines;
+    END IF;
+    FOREACH line IN ARRAY spare_wallets.lines LOOP
+        -- Corrections are differences to lines that are there: of those nothing can be left out.
+        IF line.account_id = ANY (full_ones) AND line.minutes IS NULL AND line.charge > line.waived
+           AND (line.kind IN ('usage', 'overage') AND line.event_id IS NOT NULL OR line.kind = 'tariff' AND line.reason IS NULL) THEN
+            IF line.kind = 'tariff' THEN
+                UPDATE toll.rated_sessions AS r SET billed_amount = NULL, tariff_snapshot = NULL WHERE r.session_id = line.session_id;
+            END IF;
+            line.charge_missing := CASE line.kind WHEN 'overage' THEN 'overage' ELSE line.component END
+                || ': with it the wallet would owe 100000000000 or more: is the price right, and the quantity?';
+            line.charge := NULL;
+            line.waived := 0;
+            line.charge_price_ids := NULL;
+            line.unrated_charge := line.unrated_charge + 1;
+        END IF;
+        result := result || line;
+    END LOOP;
+    RETURN result;
+END $$;
+REVOKE ALL ON FUNCTION toll.spare_wallets(toll.rated_line[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.spare_wallets(toll.rated_line[]) IS
+    'These lines, with the charges unrated of those accounts whose wallet has no digits for them (eleven before the point); toll.rate_unrated() tries them again';

@@ -85,6 +85,43 @@ def test_overage_that_no_line_holds_is_unrated(book: Book) -> None:
     book.check_rollup()
 
 
+def test_charges_that_no_wallet_holds_are_unrated(book: Book) -> None:
+    book.price("meter", "gold", "60000000000", unit=1, side="charge")
+    book.price("tariff", "minutes", "60000000000", unit=1, side="charge")
+    book.account("m", charge_by="minutes")
+    for account in ("u", "m", "fine"):
+        if account != "m":
+            book.account(account)
+        book.wallet(account, 100)
+
+    def gold(account: str) -> int:
+        return book.batch((None, "usage", {"account": account, "meter": "gold", "quantity": D(1)}))[0]
+    first, second, third = gold("u"), gold("u"), gold("fine")
+    sessions = [book.session(account_id="m") for _ in range(2)]
+    book.batch(*((s, "stt", {"audio_duration_ms": 1000.0}) for s in sessions))
+    for s in sessions:
+        book.change(s, ended=NOON + timedelta(seconds=9))
+    book.rate()
+    reason = "with it the wallet would owe 100000000000 or more: is the price right, and the quantity?"
+    assert {key: why for key, why in book.unrated().items() if key[1] == "charge" and "owe" in why} == {
+        (event, "charge"): f"meter: {reason}" for event in (first, second)}
+    assert book.balance("u") == 1 and book.balance("m") == 1 and book.balance("fine") == 1 - 60_000_000_000
+    assert book.db.value("SELECT count(*) FROM unrated_sessions") == 2 and book.line(third)["charge"] == 60_000_000_000
+    # Later ones too, once it owes as much as it can say.
+    again = gold("fine")
+    book.rate()
+    assert "owe" in book.unrated()[again, "charge"] and book.balance("fine") == 1 - 60_000_000_000
+    book.check_rollup()
+    book.db.execute("SELECT withdraw_price(price_id, 'wrong') FROM pricing_config WHERE dimension = 'gold' OR component = 'tariff'")
+    book.price("meter", "gold", "6", unit=1, side="charge")
+    book.price("tariff", "minutes", "0.5", unit=1, side="charge")
+    assert book.db.value("SELECT toll.rate_unrated()") == 5
+    assert book.balance("u") == -11 and book.balance("m") == 0 and book.balance("fine") == -5 - 60_000_000_000
+    assert [key for key in book.unrated() if key[1] == "charge"] == []
+    assert book.db.query("SELECT sum(unrated_charge) FROM toll.usage_rollup WHERE component <> 'stt'") == [(0,)]
+    book.check_rollup()
+
+
 def test_quantities_that_a_double_can_hold_do_not_stop_rating(book: Book) -> None:
     for meter in ("sms", "telephony_inbound"):
         book.price("telephony" if meter != "sms" else "meter", meter, "0.01", unit=1, side="both", **({"minimum": 60, "increment": 6} if meter != "sms" else {}))
