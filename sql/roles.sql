@@ -215,7 +215,8 @@ END $$;
 -- Wallets: their tables and functions belong to toll_wallet, which may otherwise read what it needs and no more. Others call the functions.
 DO $$
 DECLARE
-    ours    text[] := ARRAY['lock_wallets', 'available_credit', 'tariff_price', 'tell_crossings', 'refresh_credit', 'check_credit', 'debit',
+    ours    text[] := ARRAY['lock_wallets', 'available_credit', 'tariff_price', 'tell_crossings', 'follow_credit', 'mark_sessions',
+                            'refresh_credit', 'check_credit', 'lock_debits', 'book_debits', 'debit', 'settle_wallets',
                             'link_holds', 'release_holds', 'open_wallet', 'booked_before', 'refusal', 'book_credit', 'book_cents',
                             'book_minutes', 'create_wallet', 'set_low_balance', 'add_credits',
                             'refund_credits', 'adjust_credits', 'add_minutes', 'adjust_minutes', 'reserve', 'release', 'get_balance',

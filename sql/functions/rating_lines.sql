@@ -81,7 +81,6 @@ DECLARE
     reported text[];
     dear     text[];
     debits   toll.session_debit[];
-    touched  text[];
 BEGIN
     SELECT array_agg(p.account_id), array_agg(p.account_id) FILTER (WHERE p.planned), array_agg(p.account_id) FILTER (WHERE p.reported),
            array_agg(p.account_id) FILTER (WHERE p.charge >= 1e9 OR p.planned)
@@ -107,18 +106,8 @@ BEGIN
     debits := toll.write_lines(batch, booked);
 
     -- Wallets last, so that they are locked for as short as can be; all at once.
-    touched := ARRAY(SELECT DISTINCT s.account_id FROM toll.rated_sessions AS s
-                     WHERE s.session_id = ANY (book_lines.sessions) AND s.account_id IS NOT NULL);
-    IF cardinality(debits) > 0 OR cardinality(touched) > 0 THEN
-        PERFORM toll.lock_wallets(ARRAY(SELECT d.account_id FROM unnest(debits) AS d UNION SELECT t.name FROM unnest(touched) AS t (name)));
-        PERFORM toll.link_holds(ARRAY(SELECT s.session_id FROM toll.rated_sessions AS s
-                                      WHERE s.session_id = ANY (book_lines.sessions) AND s.hold_id IS NOT NULL AND s.account_id IS NOT NULL));
-        IF cardinality(debits) > 0 THEN
-            PERFORM toll.debit(batch, debits);
-        END IF;
-        PERFORM toll.release_holds(ARRAY(SELECT s.session_id FROM toll.rated_sessions AS s
-                                         WHERE s.session_id = ANY (book_lines.sessions) AND s.hold_id IS NOT NULL AND s.ended_at IS NOT NULL));
-        PERFORM toll.refresh_credit(touched);
+    IF cardinality(debits) > 0 OR cardinality(book_lines.sessions) > 0 THEN
+        PERFORM toll.settle_wallets(batch, debits, book_lines.sessions);
     END IF;
     RETURN cardinality(booked);
 END $$;

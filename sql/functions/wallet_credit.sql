@@ -140,22 +140,20 @@ COMMENT ON FUNCTION toll.tell_crossings(text[]) IS
     'A row of low_balance_alerts and NOTIFY toll_low_balance (and toll_auto_reload), payload the user_id, for each wallet of these accounts'
     ' whose balance is at or below its threshold and was not before. The caller holds the wallets'' locks';
 
-CREATE OR REPLACE FUNCTION toll.refresh_credit(accounts text[])
+CREATE OR REPLACE FUNCTION toll.follow_credit(accounts text[], sessions uuid[])
 RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off -- plans are kept while tables grow
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    at        timestamptz;
-    wallets   text[];
-    concerned text[];
-    changed   bigint;
-    removed   bigint;
+    at      timestamptz;
+    wallets text[];
+    turned  text[];
+    altered bigint;
 BEGIN
-    PERFORM toll.lock_wallets(refresh_credit.accounts);
-    SELECT array_agg(DISTINCT b.user_id) INTO wallets FROM public.customer_balance AS b WHERE b.user_id = ANY (refresh_credit.accounts);
+    SELECT array_agg(DISTINCT b.user_id) INTO wallets FROM public.customer_balance AS b WHERE b.user_id = ANY (follow_credit.accounts);
     IF wallets IS NULL THEN
         RETURN 0;
     END IF;
@@ -186,50 +184,91 @@ BEGIN
         WHERE f.old_state IS DISTINCT FROM f.state OR f.old_check_at IS DISTINCT FROM f.check_at
         ON CONFLICT (user_id, currency) DO UPDATE SET state = excluded.state, check_at = excluded.check_at
     )
-    SELECT array_agg(DISTINCT f.user_id) INTO concerned
+    -- A new wallet that is ok changes nothing.
+    SELECT array_agg(DISTINCT f.user_id) INTO turned
     FROM found AS f
-    WHERE f.state <> 'ok' OR f.old_state <> 'ok';
-    IF concerned IS NULL THEN
+    WHERE f.state <> coalesce(f.old_state, 'ok');
+    IF follow_credit.sessions IS NULL THEN
+        turned := wallets;
+    ELSIF turned IS NULL AND follow_credit.sessions = '{}' THEN
         RETURN 0;
     END IF;
+    altered := toll.mark_sessions(turned, follow_credit.sessions);
+    IF altered > 0 THEN
+        PERFORM pg_notify('toll_credit', '');
+    END IF;
+    RETURN altered;
+END $$;
+REVOKE ALL ON FUNCTION toll.follow_credit(text[], uuid[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.follow_credit(text[], uuid[]) IS
+    'Compares the available credit of these accounts'' wallets with 0 and their thresholds; where that came out otherwise than the last time, brings'
+    ' toll.session_credit of their live sessions to it, and else that of these sessions only: those that began, ended, got their account or turned out to be'
+    ' calls in this transaction. NULL: of all, whatever came out. NOTIFY toll_credit where a session''s state changed; returns how many did. The caller'
+    ' holds the wallets'' locks';
 
-    -- Looked up row by row, by primary keys, whatever the planner believes: an account may have a hundred thousand calls.
-    WITH gone AS (
+CREATE OR REPLACE FUNCTION toll.mark_sessions(accounts text[], sessions uuid[])
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+-- An account may have one call or a hundred thousand: hashes, and looking each up by its key (OFFSET 0), are right for both.
+SET enable_nestloop = off
+SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
+SET jit = off
+AS $$
+DECLARE
+    changed bigint;
+    removed bigint;
+BEGIN
+    WITH looked AS (
+        SELECT s.session_id FROM toll.rated_sessions AS s WHERE s.account_id = ANY (mark_sessions.accounts) AND s.ended_at IS NULL
+        UNION
+        SELECT o.session_id FROM toll.session_credit AS o WHERE o.account_id = ANY (mark_sessions.accounts)
+        UNION
+        SELECT u.session_id FROM unnest(mark_sessions.sessions) AS u (session_id)
+    ), stands AS MATERIALIZED (
+        SELECT l.session_id, s.account_id, coalesce(s.state, 'ok') AS state, coalesce(o.state, 'ok') AS old_state
+        FROM looked AS l
+        LEFT JOIN LATERAL (
+            SELECT r.account_id,
+                   (SELECT c.state FROM toll.wallet_credit AS c
+                    WHERE c.user_id = r.account_id
+                      AND c.currency = CASE r.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE r.currency END) AS state
+            FROM toll.rated_sessions AS r WHERE r.session_id = l.session_id AND r.ended_at IS NULL OFFSET 0) AS s ON true
+        LEFT JOIN LATERAL (SELECT h.state FROM toll.session_credit AS h WHERE h.session_id = l.session_id OFFSET 0) AS o ON true
+    ), gone AS (
         DELETE FROM toll.session_credit AS o
-        WHERE o.account_id = ANY (concerned) AND coalesce((
-            SELECT c.state
-            FROM toll.rated_sessions AS s
-            JOIN toll.wallet_credit AS c ON c.user_id = s.account_id
-                AND c.currency = CASE s.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE s.currency END
-            WHERE s.session_id = o.session_id AND s.account_id = o.account_id AND s.ended_at IS NULL), 'ok') = 'ok'
+        WHERE o.session_id = ANY (ARRAY(SELECT t.session_id FROM stands AS t WHERE t.state = 'ok' AND t.old_state <> 'ok'))
         RETURNING 1
     ), put AS (
         INSERT INTO toll.session_credit AS o (session_id, account_id, state)
-        SELECT s.session_id, s.account_id, n.state
-        FROM toll.rated_sessions AS s
-        CROSS JOIN LATERAL (
-            SELECT (SELECT c.state FROM toll.wallet_credit AS c
-                    WHERE c.user_id = s.account_id
-                      AND c.currency = CASE s.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE s.currency END) AS state,
-                   (SELECT h.state FROM toll.session_credit AS h WHERE h.session_id = s.session_id) AS old_state
-            OFFSET 0
-        ) AS n
-        WHERE s.account_id = ANY (concerned) AND s.ended_at IS NULL AND n.state <> 'ok' AND n.old_state IS DISTINCT FROM n.state
+        SELECT t.session_id, t.account_id, t.state FROM stands AS t WHERE t.state <> 'ok' AND t.state <> t.old_state
         ON CONFLICT (session_id) DO UPDATE
             SET account_id = excluded.account_id, state = excluded.state, changed_at = excluded.changed_at
         RETURNING 1
     )
     SELECT (SELECT count(*) FROM put), (SELECT count(*) FROM gone) INTO changed, removed;
-    IF changed + removed > 0 THEN
-        PERFORM pg_notify('toll_credit', '');
-    END IF;
     RETURN changed + removed;
+END $$;
+REVOKE ALL ON FUNCTION toll.mark_sessions(text[], uuid[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.mark_sessions(text[], uuid[]) IS
+    'Brings toll.session_credit of all sessions of these accounts, and of these sessions, to what toll.wallet_credit says of their wallets. Returns how many'
+    ' changed. The caller holds the wallets'' locks';
+
+CREATE OR REPLACE FUNCTION toll.refresh_credit(accounts text[])
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM toll.lock_wallets(refresh_credit.accounts);
+    RETURN toll.follow_credit(refresh_credit.accounts, NULL);
 END $$;
 REVOKE ALL ON FUNCTION toll.refresh_credit(text[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.refresh_credit(text[]) IS
-    'Compares the available credit of these accounts'' wallets with 0 and their thresholds, and brings toll.session_credit of their live'
-    ' sessions to that; NOTIFY toll_credit where it changed. To be called when a balance or a hold changed, and when sessions began, ended,'
-    ' got their account or turned out to be calls. Returns how many sessions'' states changed. Locks the wallets: see toll.lock_wallets()';
+    'Compares the available credit of these accounts'' wallets with 0 and their thresholds, and brings toll.session_credit of all their live'
+    ' sessions to that, whatever it was; NOTIFY toll_credit where it changed. For who changed something by hand: what changes a balance, a hold or a session'
+    ' calls toll.follow_credit(). Returns how many sessions'' states changed. Locks the wallets: see toll.lock_wallets()';
 
 CREATE OR REPLACE FUNCTION toll.check_credit()
 RETURNS bigint
@@ -239,10 +278,14 @@ AS $$
 DECLARE
     due text[] := ARRAY(SELECT c.user_id FROM toll.wallet_credit AS c WHERE c.check_at <= now() ORDER BY c.check_at LIMIT 2000);
 BEGIN
-    RETURN CASE WHEN due = '{}' THEN 0 ELSE toll.refresh_credit(due) END;
+    IF due = '{}' THEN
+        RETURN 0;
+    END IF;
+    PERFORM toll.lock_wallets(due);
+    RETURN toll.follow_credit(due, '{}');
 END $$;
 REVOKE ALL ON FUNCTION toll.check_credit() FROM PUBLIC;
 COMMENT ON FUNCTION toll.check_credit() IS
-    'To be called each second, in a transaction of its own: toll.refresh_credit() for the accounts whose state may have changed by time alone:'
+    'To be called each second, in a transaction of its own: toll.follow_credit() for the accounts whose state may have changed by time alone:'
     ' live calls began another minute, a hold lapsed; a tariff''s new price is seen within six minutes. At most 2,000 wallets, those first that'
     ' wait longest. Returns how many sessions'' states changed';

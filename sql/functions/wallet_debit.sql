@@ -1,46 +1,35 @@
 -- What rating does to wallets: debits, and the holds of sessions. The order of locks is in wallet_credit.sql.
 
-CREATE OR REPLACE FUNCTION toll.debit(batch bigint, debits toll.session_debit[])
+CREATE OR REPLACE FUNCTION toll.book_debits(batch bigint, debits toll.session_debit[], accounts text[])
 RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off -- plans are kept while tables grow
 SET plan_cache_mode = force_generic_plan
 AS $$
-DECLARE
-    accounts text[];
-    sessions uuid[];
 BEGIN
-    SELECT array_agg(DISTINCT d.account_id), array_agg(DISTINCT d.session_id) FILTER (WHERE d.session_id IS NOT NULL)
-    INTO accounts, sessions
-    FROM unnest(debit.debits) AS d
-    JOIN public.customer_balance AS b ON b.user_id = d.account_id AND b.currency = d.currency;
-    IF accounts IS NULL THEN
-        RETURN;
-    END IF;
-    IF EXISTS (SELECT FROM unnest(debit.debits) AS d
+    IF EXISTS (SELECT FROM unnest(book_debits.debits) AS d
                WHERE d.amount IS NULL OR d.amount IN ('NaN', 'Infinity', '-Infinity') OR d.amount <> round(d.amount, 9)) THEN
         RAISE EXCEPTION 'toll: debit: an amount is not a number of up to nine decimals' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    PERFORM FROM toll.rated_sessions AS s WHERE s.session_id = ANY (sessions) ORDER BY s.session_id FOR NO KEY UPDATE;
-    PERFORM toll.lock_wallets(accounts);
-
     -- What each booking leaves follows from those before it; the balance is updated once.
     WITH wanted AS MATERIALIZED (
         SELECT d.account_id, d.currency, d.session_id, sum(d.amount) AS amount
-        FROM unnest(debit.debits) AS d
-        WHERE d.account_id = ANY (accounts)
+        FROM unnest(book_debits.debits) AS d
+        -- IS TRUE: hashed, for each may be thousands.
+        WHERE (d.account_id IN (SELECT unnest(book_debits.accounts))) IS TRUE
         GROUP BY d.account_id, d.currency, d.session_id
         HAVING sum(d.amount) <> 0
     ), booked AS MATERIALIZED (
         SELECT w.account_id, w.currency, w.session_id, w.amount,
-               format('toll:%s:%s', debit.batch, coalesce(w.session_id::text, w.account_id)) ||
+               format('toll:%s:%s', book_debits.batch, coalesce(w.session_id::text, w.account_id)) ||
                    -- An account's currency can have changed since earlier usage that is corrected now.
                    CASE WHEN row_number() OVER twin = 1 THEN '' ELSE ':' || w.currency END AS transaction_id,
                b.balance - sum(w.amount) OVER wallet AS after,
                b.balance - sum(w.amount) OVER wallet + w.amount AS before
         FROM wanted AS w
-        JOIN public.customer_balance AS b ON b.user_id = w.account_id AND b.currency = w.currency
+        CROSS JOIN LATERAL (SELECT c.balance FROM public.customer_balance AS c
+                            WHERE c.user_id = w.account_id AND c.currency = w.currency OFFSET 0) AS b
         WINDOW wallet AS (PARTITION BY w.account_id, w.currency ORDER BY w.session_id ROWS UNBOUNDED PRECEDING),
                twin AS (PARTITION BY w.account_id, w.session_id, w.currency = 'minutes' ORDER BY w.currency)
     ), money AS (
@@ -67,14 +56,88 @@ BEGIN
     UPDATE public.customer_balance AS b SET balance = b.balance - t.amount, updated_at = clock_timestamp()
     FROM total AS t
     WHERE b.user_id = t.account_id AND b.currency = t.currency;
-    PERFORM toll.refresh_credit(accounts);
+END $$;
+REVOKE ALL ON FUNCTION toll.book_debits(bigint, toll.session_debit[], text[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.book_debits(bigint, toll.session_debit[], text[]) IS
+    'What toll.debit() does, but for refreshing credit, to those of these accounts, whose wallets the caller has locked (toll.lock_debits)';
+
+CREATE OR REPLACE FUNCTION toll.lock_debits(debits toll.session_debit[], others text[])
+RETURNS text[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    accounts text[] := ARRAY(
+        SELECT DISTINCT b.user_id FROM public.customer_balance AS b
+        WHERE b.user_id = ANY (ARRAY(SELECT d.account_id FROM unnest(lock_debits.debits) AS d UNION SELECT unnest(lock_debits.others))));
+BEGIN
+    PERFORM FROM toll.rated_sessions AS s
+    WHERE s.session_id = ANY (ARRAY(SELECT d.session_id FROM unnest(lock_debits.debits) AS d
+                                        WHERE (d.account_id IN (SELECT unnest(accounts))) IS TRUE))
+    ORDER BY s.session_id FOR NO KEY UPDATE;
+    PERFORM toll.lock_wallets(accounts);
+    RETURN accounts;
+END $$;
+REVOKE ALL ON FUNCTION toll.lock_debits(toll.session_debit[], text[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.lock_debits(toll.session_debit[], text[]) IS
+    'Locks, in the order of wallet_credit.sql, what these debits change, and the wallets of these other accounts. Returns those of all these accounts that have'
+    ' wallets';
+
+CREATE OR REPLACE FUNCTION toll.debit(batch bigint, debits toll.session_debit[])
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    accounts text[] := toll.lock_debits(debit.debits, '{}');
+BEGIN
+    PERFORM toll.book_debits(debit.batch, debit.debits, accounts);
+    PERFORM toll.follow_credit(accounts, '{}');
 END $$;
 REVOKE ALL ON FUNCTION toll.debit(bigint, toll.session_debit[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.debit(bigint, toll.session_debit[]) IS
-    'For rating, once in each rated batch: debits wallets (gives back, where an amount is negative), one ledger row for each account, session'
+    'Debits wallets (gives back, where an amount is negative), one ledger row for each account, session'
     ' and wallet, transaction_id toll:<batch>:<session or account>, and refreshes the credit of these accounts. Amounts are added exactly, up to'
     ' nine decimals; amounts that cancel out leave no row. Where there is no such wallet the account is postpaid: passed over. Balances may'
     ' become negative. Error: an amount that is no such number; a batch that has debited the same before (unique violation)';
+
+CREATE OR REPLACE FUNCTION toll.settle_wallets(batch bigint, debits toll.session_debit[], sessions uuid[])
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    accounts text[];
+    holding  uuid[];
+    ended    uuid[];
+BEGIN
+    SELECT array_agg(DISTINCT s.account_id), array_agg(s.session_id) FILTER (WHERE s.hold_id IS NOT NULL),
+           array_agg(s.session_id) FILTER (WHERE s.hold_id IS NOT NULL AND s.ended_at IS NOT NULL)
+    INTO accounts, holding, ended
+    FROM toll.rated_sessions AS s WHERE s.session_id = ANY (settle_wallets.sessions) AND s.account_id IS NOT NULL;
+    accounts := toll.lock_debits(settle_wallets.debits, accounts);
+    IF accounts = '{}' THEN
+        RETURN;
+    END IF;
+    IF holding IS NOT NULL THEN
+        PERFORM toll.link_holds(holding);
+    END IF;
+    IF cardinality(settle_wallets.debits) > 0 THEN
+        PERFORM toll.book_debits(settle_wallets.batch, settle_wallets.debits, accounts);
+    END IF;
+    IF ended IS NOT NULL THEN
+        PERFORM toll.release_holds(ended);
+    END IF;
+    PERFORM toll.follow_credit(accounts, settle_wallets.sessions);
+END $$;
+REVOKE ALL ON FUNCTION toll.settle_wallets(bigint, toll.session_debit[], uuid[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.settle_wallets(bigint, toll.session_debit[], uuid[]) IS
+    'For rating, once in each rated batch and last: what toll.debit() does; links and releases the holds of these sessions (begun, resolved, ended), and brings their'
+    ' credit up to date';
 
 CREATE OR REPLACE FUNCTION toll.link_holds(sessions uuid[])
 RETURNS bigint
@@ -119,7 +182,7 @@ BEGIN
     UPDATE public.credit_holds AS h SET released_at = least(clock_timestamp(), h.expires_at)
     WHERE h.session_id = ANY (release_holds.sessions) AND h.released_at IS NULL;
     GET DIAGNOSTICS released = ROW_COUNT;
-    PERFORM toll.refresh_credit(accounts);
+    PERFORM toll.follow_credit(accounts, '{}');
     RETURN released;
 END $$;
 REVOKE ALL ON FUNCTION toll.release_holds(uuid[]) FROM PUBLIC;

@@ -125,7 +125,7 @@ BEGIN
     UPDATE public.customer_balance AS b SET balance = b.balance + book_credit.amount, updated_at = clock_timestamp()
     WHERE b.user_id = book_credit.user_id AND b.currency = wallet
     RETURNING b.* INTO held;
-    PERFORM toll.refresh_credit(ARRAY[book_credit.user_id]);
+    PERFORM toll.follow_credit(ARRAY[book_credit.user_id], '{}');
     RETURN jsonb_build_object('success', true, 'data', jsonb_build_object(
         'transaction_id', book_credit.transaction_id, 'user_id', book_credit.user_id, 'currency', wallet,
         'amount', trim_scale(book_credit.amount), 'amount_cents', cents, 'balance', trim_scale(held.balance),

@@ -20,7 +20,7 @@ BEGIN
             create_wallet.user_id, account.currency, wallet));
     END IF;
     created := toll.open_wallet(create_wallet.user_id, wallet);
-    PERFORM toll.refresh_credit(ARRAY[create_wallet.user_id]);
+    PERFORM toll.follow_credit(ARRAY[create_wallet.user_id], '{}');
     RETURN jsonb_build_object('success', true, 'data', jsonb_build_object(
         'user_id', create_wallet.user_id, 'currency', wallet, 'created', created));
 END $$;
@@ -58,7 +58,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN toll.refusal(format('user %s has no such wallet: create_wallet() opens one', set_low_balance.user_id));
     END IF;
-    PERFORM toll.refresh_credit(ARRAY[set_low_balance.user_id]);
+    PERFORM toll.follow_credit(ARRAY[set_low_balance.user_id], '{}');
     RETURN jsonb_build_object('success', true, 'data', jsonb_build_object(
         'user_id', changed.user_id, 'currency', changed.currency, 'low_balance_threshold', changed.low_balance_threshold,
         'auto_reload_enabled', changed.auto_reload_enabled));
@@ -166,7 +166,7 @@ BEGIN
     INSERT INTO public.credit_holds (user_id, currency, amount, created_at, expires_at)
     VALUES (reserve.user_id, wallet, round(reserve.cents) / 100, clock_timestamp(), clock_timestamp() + reserve.ttl)
     RETURNING * INTO made;
-    PERFORM toll.refresh_credit(ARRAY[reserve.user_id]);
+    PERFORM toll.follow_credit(ARRAY[reserve.user_id], '{}');
     RETURN jsonb_build_object('success', true, 'data', jsonb_build_object(
         'hold_id', made.hold_id, 'user_id', made.user_id, 'currency', made.currency, 'cents', round(reserve.cents),
         'expires_at', made.expires_at));
@@ -195,7 +195,7 @@ BEGIN
     UPDATE public.credit_holds AS h SET released_at = least(clock_timestamp(), h.expires_at)
     WHERE h.hold_id = release.hold_id AND h.released_at IS NULL
     RETURNING h.released_at < h.expires_at INTO open;
-    PERFORM toll.refresh_credit(ARRAY[held.user_id]);
+    PERFORM toll.follow_credit(ARRAY[held.user_id], '{}');
     RETURN jsonb_build_object('success', true, 'data', jsonb_build_object(
         'hold_id', held.hold_id, 'user_id', held.user_id, 'released', coalesce(open, false)));
 END $$;

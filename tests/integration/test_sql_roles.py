@@ -179,4 +179,4 @@ def test_functions_pin_their_search_path(calls: Database) -> None:
         (name,) for name in (
             "check_credit", "close_period", "debit", "explain_event", "import_prices", "keep_meter_months", "link_holds", "lock_wallets",
             "make_partition", "make_partitions", "move_meter_months", "prune_batches", "rate_free", "rate_next", "rate_unrated", "rating_backlog",
-            "refresh_credit", "release_holds", "rerate", "resolve_sessions", "share_journal")]
+            "refresh_credit", "release_holds", "rerate", "resolve_sessions", "settle_wallets", "share_journal")]
