@@ -162,15 +162,17 @@ COMMENT ON FUNCTION toll.price_cards(toll.rating_input[]) IS
 
 CREATE OR REPLACE FUNCTION toll.leave_unheld(lines toll.rated_line[])
 RETURNS toll.rated_line[]
-LANGUAGE plpgsql IMMUTABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     line   toll.rated_line;
+    number bigint := 0;
     result toll.rated_line[] := '{}';
     reason CONSTANT text := ': the amount is 100000000000 or more: is the price right, and the quantity?';
 BEGIN
     FOREACH line IN ARRAY lines LOOP
+        number := number + (coalesce(greatest(line.cost, line.cost_original, line.charge), 0) >= 1e11)::integer;
         IF greatest(line.cost, line.cost_original) >= 1e11 THEN
             line.cost_original := NULL;
             line.cost_currency := NULL;
@@ -187,11 +189,12 @@ BEGIN
         END IF;
         result := result || line;
     END LOOP;
+    RAISE WARNING 'toll: % events cost or are charged 100000000000 or more, and are unrated: see unrated_events', number;
     RETURN result;
 END $$;
 REVOKE ALL ON FUNCTION toll.leave_unheld(toll.rated_line[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.leave_unheld(toll.rated_line[]) IS
-    'These usage lines, with the sides unrated whose amount has more digits than billing_charges holds (eleven before the point)';
+    'These usage lines, with the sides unrated whose amount has more digits than billing_charges holds (eleven before the point). Warns of them';
 
 CREATE OR REPLACE FUNCTION toll.price_events(events toll.rating_input[])
 RETURNS toll.rated_line[]

@@ -157,6 +157,7 @@ BEGIN
     IF full_ones IS NULL THEN
         RETURN spare_wallets.lines;
     END IF;
+    RAISE WARNING 'toll: the wallets of % would owe 100000000000 or more: what they are charged is unrated, see unrated_events', full_ones;
     FOREACH line IN ARRAY spare_wallets.lines LOOP
         -- Corrections are differences to lines that are there: of those nothing can be left out.
         IF line.account_id = ANY (full_ones) AND line.minutes IS NULL AND line.charge > line.waived
@@ -177,4 +178,5 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION toll.spare_wallets(toll.rated_line[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.spare_wallets(toll.rated_line[]) IS
-    'These lines, with the charges unrated of those accounts whose wallet has no digits for them (eleven before the point); toll.rate_unrated() tries them again';
+    'These lines, with the charges unrated of those accounts whose wallet has no digits for them (eleven before the point); toll.rate_unrated() tries them again.'
+    ' Warns of them';

@@ -22,6 +22,14 @@ def book(db: Database) -> Book:
     return Book(db)
 
 
+def warned(book: Book, sql: str, *args: object) -> str:
+    connection = book.db.connect()
+    connection.cursor().execute(sql, args)
+    said = "".join(connection.notices)
+    connection.close()
+    return said
+
+
 def test_amount_that_no_line_holds_is_unrated(book: Book) -> None:
     book.price("meter", "gold", "1000", unit=1)
     charge = book.price("meter", "gold", "99999999999.9999999994", unit=1, side="charge")
@@ -37,6 +45,7 @@ def test_amount_that_no_line_holds_is_unrated(book: Book) -> None:
     assert book.unrated() == {(fine, "cost"): "llm: no price", (fine, "charge"): "llm: no price", (huge, "cost"): f"meter: {TOO_MUCH}"} | {
         (event, "charge"): f"meter: {TOO_MUCH}" for event in (ten, most, huge)}
     book.check_rollup()
+    assert "toll: 1 events cost or are charged 100000000000 or more" in warned(book, "SELECT toll.explain_event(%s)", ten)
     said = "\n".join(row[0] for row in book.db.query("SELECT toll.explain_event(%s)", ten))
     assert f"charge: unrated: meter: {TOO_MUCH}" in said
     # The right price, and it is charged.
