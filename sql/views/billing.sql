@@ -274,7 +274,7 @@ CREATE OR REPLACE VIEW public.usage_aggregation AS
 SELECT m.business_id, m.period_start AS period, m.meter AS event_type, sum(m.quantity) AS quantity,
        CASE WHEN bool_or(m.quantity <> 0 AND q.overage_price_cents IS NULL) OR min(a.currency) <> max(a.currency) THEN NULL
             ELSE coalesce(sum(m.quantity * q.overage_price_cents), 0) * 0.01 END AS cost,
-       CASE WHEN min(a.currency) = max(a.currency) THEN min(a.currency) END AS currency
+       CASE WHEN min(a.currency) = max(a.currency) THEN min(a.currency) END AS currency, m.business_id AS business
 FROM toll.month_meters m
 LEFT JOIN public.accounts a ON a.account_id = m.account_id
 LEFT JOIN public.usage_quotas q ON q.plan_id = a.plan_id AND q.event_type = m.meter
@@ -292,6 +292,7 @@ COMMENT ON COLUMN public.usage_aggregation.quantity IS 'How much, in the meter''
 COMMENT ON COLUMN public.usage_aggregation.cost IS
     'quantity x unit price, in units of currency; NULL: the plan has no price for it, or accounts of several currencies used it';
 COMMENT ON COLUMN public.usage_aggregation.currency IS 'The accounts'' currency; NULL: several, or not known';
+COMMENT ON COLUMN public.usage_aggregation.business IS 'The same as business_id, by its short name';
 
 CREATE OR REPLACE VIEW public.billing_overview AS
 SELECT t.business_id, b.name AS business_name, t.api_calls, t.voice_minutes, t.ai_queries, t.storage_mb,

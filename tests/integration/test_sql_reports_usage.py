@@ -273,7 +273,7 @@ def test_analytics_does_not_add_currencies(books: Books) -> None:
 
 def months(books: Books, business: str = "acme") -> dict[tuple[str, str], tuple[Decimal, Decimal | None]]:
     return {(str(period), meter): (quantity, cost) for period, meter, quantity, cost in books.run(
-        "SELECT period, event_type, quantity, cost FROM usage_aggregation WHERE business_id = %s", business)}
+        "SELECT period, event_type, quantity, cost FROM usage_aggregation WHERE business_id = %s AND business = business_id", business)}
 
 
 def used(books: Books, *times: datetime, **about: Any) -> None:
