@@ -171,6 +171,9 @@ BEGIN
             line.waived := 0;
             line.charge_price_ids := NULL;
             line.unrated_charge := line.unrated_charge + 1;
+            IF line.cost IS NULL AND line.quantities IN ('{}', '{"minutes": 0}') THEN
+                line.kind := NULL; -- tried again in vain: no line that says nothing
+            END IF;
         END IF;
         result := result || line;
     END LOOP;

@@ -120,6 +120,9 @@ def test_charges_that_no_wallet_holds_are_unrated(book: Book) -> None:
     again = gold("fine")
     book.rate()
     assert "owe" in book.unrated()[again, "charge"] and book.balance("fine") == 1 - 60_000_000_000
+    lines = book.db.value("SELECT count(*) FROM billing_charges")
+    book.db.value("SELECT toll.rate_unrated()")
+    assert book.db.value("SELECT count(*) FROM billing_charges") == lines and "owe" in book.unrated()[again, "charge"], "still in vain"
     book.check_rollup()
     book.db.execute("SELECT withdraw_price(price_id, 'wrong') FROM pricing_config WHERE dimension = 'gold' OR component = 'tariff'")
     book.price("meter", "gold", "6", unit=1, side="charge")
