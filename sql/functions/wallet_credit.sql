@@ -150,12 +150,26 @@ AS $$
 DECLARE
     at      timestamptz;
     wallets text[];
+    short   boolean;
     turned  text[];
-    altered bigint;
 BEGIN
-    SELECT array_agg(DISTINCT b.user_id) INTO wallets FROM public.customer_balance AS b WHERE b.user_id = ANY (follow_credit.accounts);
+    -- Where nothing is held and no minutes have begun, the balance is what is available: mostly nothing else is to be asked.
+    SELECT array_agg(DISTINCT w.user_id) FILTER (WHERE w.settled IS NOT TRUE), bool_or(w.state <> 'ok')
+    INTO wallets, short
+    FROM (SELECT b.user_id, c.state,
+                 c.state = CASE WHEN b.balance <= 0 THEN 'exhausted' WHEN b.balance * 100 <= b.low_balance_threshold THEN 'low' ELSE 'ok' END
+                 AND b.is_low = (b.balance * 100 <= b.low_balance_threshold)
+                 AND c.check_at IS NULL AND follow_credit.sessions IS NOT NULL
+                 AND NOT EXISTS (SELECT FROM public.credit_holds AS h WHERE h.user_id = b.user_id AND h.released_at IS NULL OFFSET 0)
+                 AND NOT EXISTS (SELECT FROM toll.rated_sessions AS s
+                                 WHERE s.account_id = b.user_id AND s.ended_at IS NULL AND s.charge_by IN ('minutes', 'prepaid_minutes') OFFSET 0) AS settled
+          FROM public.customer_balance AS b
+          LEFT JOIN LATERAL (SELECT k.state, k.check_at FROM toll.wallet_credit AS k
+                             WHERE k.user_id = b.user_id AND k.currency = b.currency OFFSET 0) AS c ON true
+          WHERE b.user_id = ANY (follow_credit.accounts)) AS w;
+    short := short AND follow_credit.sessions <> '{}';
     IF wallets IS NULL THEN
-        RETURN 0;
+        RETURN CASE WHEN short THEN toll.mark_sessions(NULL, follow_credit.sessions) ELSE 0 END;
     END IF;
     at := clock_timestamp();
     PERFORM toll.tell_crossings(wallets);
@@ -190,14 +204,8 @@ BEGIN
     WHERE f.state <> coalesce(f.old_state, 'ok');
     IF follow_credit.sessions IS NULL THEN
         turned := wallets;
-    ELSIF turned IS NULL AND follow_credit.sessions = '{}' THEN
-        RETURN 0;
     END IF;
-    altered := toll.mark_sessions(turned, follow_credit.sessions);
-    IF altered > 0 THEN
-        PERFORM pg_notify('toll_credit', '');
-    END IF;
-    RETURN altered;
+    RETURN CASE WHEN turned IS NOT NULL OR short THEN toll.mark_sessions(turned, follow_credit.sessions) ELSE 0 END;
 END $$;
 REVOKE ALL ON FUNCTION toll.follow_credit(text[], uuid[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.follow_credit(text[], uuid[]) IS
@@ -248,12 +256,15 @@ BEGIN
         RETURNING 1
     )
     SELECT (SELECT count(*) FROM put), (SELECT count(*) FROM gone) INTO changed, removed;
+    IF changed + removed > 0 THEN
+        PERFORM pg_notify('toll_credit', '');
+    END IF;
     RETURN changed + removed;
 END $$;
 REVOKE ALL ON FUNCTION toll.mark_sessions(text[], uuid[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.mark_sessions(text[], uuid[]) IS
-    'Brings toll.session_credit of all sessions of these accounts, and of these sessions, to what toll.wallet_credit says of their wallets. Returns how many'
-    ' changed. The caller holds the wallets'' locks';
+    'Brings toll.session_credit of all sessions of these accounts, and of these sessions, to what toll.wallet_credit says of their wallets; NOTIFY'
+    ' toll_credit where it changed. Returns how many changed. The caller holds the wallets'' locks';
 
 CREATE OR REPLACE FUNCTION toll.refresh_credit(accounts text[])
 RETURNS bigint
