@@ -9,6 +9,8 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    gained  toll.usage_rollup[] := '{}';
+    lost    toll.usage_rollup[] := '{}';
     alerted text;
 BEGIN
     IF TG_OP <> 'DELETE' THEN
@@ -16,24 +18,25 @@ BEGIN
         IF NOT FOUND THEN
             RETURN NULL; -- INSERT ... ON CONFLICT fires both, whatever it did
         END IF;
+        gained := ARRAY(SELECT ROW(c.*)::toll.usage_rollup FROM came AS c WHERE c.component IN ('llm', 'session', 'meter', 'telephony'));
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        lost := ARRAY(SELECT ROW(w.*)::toll.usage_rollup FROM went AS w WHERE w.component IN ('llm', 'session', 'meter', 'telephony'));
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('toll.meter_months', 0));
-    EXECUTE format($query$
-        INSERT INTO toll.meter_months AS m (account_id, period_start, business_id, meter, derived, events, quantity)
-        SELECT c.account_id, date_trunc('month', c.quarter AT TIME ZONE coalesce(a.time_zone, 'UTC'))::date, c.business_id,
-               CASE c.component WHEN 'llm' THEN 'api_call' WHEN 'session' THEN 'voice_minute' ELSE c.model END,
-               c.component IN ('llm', 'session'),
-               sum(c.sign * CASE c.component WHEN 'session' THEN c.sessions ELSE c.events END),
-               sum(c.sign * CASE c.component WHEN 'llm' THEN c.events ELSE c.quantity END)
-        FROM (%s) AS c
-        LEFT JOIN public.accounts a ON a.account_id = c.account_id
-        WHERE c.component IN ('llm', 'session', 'meter', 'telephony')
-        GROUP BY 1, 2, 3, 4, 5
-        ORDER BY 1, 2, 3, 4, 5
-        ON CONFLICT (account_id, period_start, business_id, meter, derived)
-            DO UPDATE SET events = m.events + excluded.events, quantity = m.quantity + excluded.quantity$query$,
-        concat_ws(' UNION ALL ', CASE WHEN TG_OP <> 'DELETE' THEN 'SELECT 1 AS sign, * FROM came' END,
-                  CASE WHEN TG_OP <> 'INSERT' THEN 'SELECT -1 AS sign, * FROM went' END));
+    -- One statement, whose plan is kept, for whatever fired this.
+    INSERT INTO toll.meter_months AS m (account_id, period_start, business_id, meter, derived, events, quantity)
+    SELECT c.account_id, date_trunc('month', c.quarter AT TIME ZONE coalesce(a.time_zone, 'UTC'))::date, c.business_id,
+           CASE c.component WHEN 'llm' THEN 'api_call' WHEN 'session' THEN 'voice_minute' ELSE c.model END,
+           c.component IN ('llm', 'session'),
+           sum(c.sign * CASE c.component WHEN 'session' THEN c.sessions ELSE c.events END),
+           sum(c.sign * CASE c.component WHEN 'llm' THEN c.events ELSE c.quantity END)
+    FROM (SELECT 1 AS sign, g.* FROM unnest(gained) AS g UNION ALL SELECT -1, l.* FROM unnest(lost) AS l) AS c
+    LEFT JOIN LATERAL (SELECT k.time_zone FROM public.accounts AS k WHERE k.account_id = c.account_id OFFSET 0) AS a ON true
+    GROUP BY 1, 2, 3, 4, 5
+    ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (account_id, period_start, business_id, meter, derived)
+        DO UPDATE SET events = m.events + excluded.events, quantity = m.quantity + excluded.quantity;
     IF TG_OP <> 'DELETE' AND EXISTS (SELECT FROM public.usage_quotas AS q WHERE q.quota_limit IS NOT NULL) THEN
         -- What is charged by plan is counted, and its alerts raised, by toll.add_overage(). The lock above lets nobody raise one twice.
         FOR alerted IN
