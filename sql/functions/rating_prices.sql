@@ -15,7 +15,7 @@
 
 CREATE OR REPLACE FUNCTION toll.price_cards(events toll.rating_input[])
 RETURNS SETOF toll.price_card
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE ROWS 5
 SET search_path = pg_catalog, pg_temp
 -- Nothing here knows how many events there are: hash joins do with any number. jit: the forced plans look expensive.
 SET enable_nestloop = off
@@ -39,9 +39,14 @@ BEGIN
                    lower(p.valid) AS from_at, upper(p.valid) AS until_at,
                    CASE p.scope_kind WHEN 'account' THEN 16 WHEN 'plan' THEN 8 ELSE 0 END + (p.provider <> '*')::integer * 4
                    + (p.model <> '*')::integer * 2 + (p.variant <> '*')::integer AS nearness
-            FROM public.pricing_config AS p
-            WHERE p.withdrawn_at IS NULL AND p.component = k.component AND p.provider = ANY (ARRAY[k.provider, '*'])
-              AND p.model = ANY (ARRAY[k.model, '*']) AND p.variant = ANY (ARRAY[k.variant, '*'])
+            -- Through pricing_config_lookup_idx, whatever the planner thinks of the table: no other index has this collation and all rows.
+            FROM (VALUES (k.provider, k.model), (k.provider, '*'), ('*', k.model), ('*', '*')) AS n (provider, model)
+            CROSS JOIN (VALUES ('*'), (nullif(k.scope_plan, '')), (nullif(k.scope_account, ''))) AS s (scope_id)
+            CROSS JOIN LATERAL (
+                SELECT c.* FROM public.pricing_config AS c
+                WHERE c.component = k.component COLLATE "C" AND c.provider = n.provider COLLATE "C" AND c.model = n.model COLLATE "C"
+                  AND c.scope_id = s.scope_id COLLATE "C" OFFSET 0) AS p
+            WHERE p.withdrawn_at IS NULL AND p.variant IN (k.variant, '*')
               AND (p.scope_kind = 'default' OR (p.scope_kind = 'plan' AND p.scope_id = k.scope_plan)
                    OR (p.scope_kind = 'account' AND p.scope_id = k.scope_account))
               AND (p.side = 'cost' OR k.charged)
@@ -87,45 +92,54 @@ BEGIN
                      ('output', 7, false, 1, 0), ('audio_output', 7, true, 1, 0), ('request', 8, true, 1, 0),
                      ('characters', 1, true, 1, 1), ('audio_minutes', 1, true, 60000000, 2), ('minutes', 1, true, 60000000, 2),
                      ('seconds', 1, true, 1000000, 2), ('tokens', 1, true, 1, 4), ('telephony', 1, true, 60, 1), ('meter', 1, true, 1, 1), ('tariff', 1, true, 1, 1),
-                     ('any', 0, true, 1, 0)) AS o (dimension, slot, own, factor, wants)
+                     ('input', 0, true, 1, 0), ('cached_input', 0, true, 1, 0), ('cache_write', 0, true, 1, 0), ('audio_input', 0, true, 1, 0),
+                     ('cached_audio_input', 0, true, 1, 0), ('output', 0, true, 1, 0), ('audio_output', 0, true, 1, 0), ('request', 0, true, 1, 0))
+              AS o (dimension, slot, own, factor, wants)
           ON o.dimension = CASE WHEN l.component IN ('telephony', 'meter', 'tariff') THEN l.component ELSE c.dimension END
-             OR (o.slot = 0 AND l.component = 'llm')
         WHERE c.from_at <= l.from_at AND (c.until_at IS NULL OR c.until_at > l.from_at) AND c.tier_above <= l.above
           AND (l.component <> 'llm' OR o.slot IN (0, 8) OR l.uses & (1 << (o.slot - 1)) <> 0)
         ORDER BY l.cell, c.side, o.slot, o.own DESC, c.nearness DESC, c.tier_above DESC, c.dimension, c.price_id
     ), sides AS (
         SELECT
             w.cell, w.side, max(w.divisor) AS whole,
-            ARRAY[coalesce(sum(w.weight) FILTER (WHERE w.slot = 1), 0), coalesce(sum(w.weight) FILTER (WHERE w.slot = 2), 0),
-                  coalesce(sum(w.weight) FILTER (WHERE w.slot = 3), 0), coalesce(sum(w.weight) FILTER (WHERE w.slot = 4), 0),
-                  coalesce(sum(w.weight) FILTER (WHERE w.slot = 5), 0), coalesce(sum(w.weight) FILTER (WHERE w.slot = 6), 0),
-                  coalesce(sum(w.weight) FILTER (WHERE w.slot = 7), 0), coalesce(sum(w.weight) FILTER (WHERE w.slot = 8), 0)] AS weights,
+            ARRAY[coalesce(max(w.weight) FILTER (WHERE w.slot = 1), 0), coalesce(max(w.weight) FILTER (WHERE w.slot = 2), 0),
+                  coalesce(max(w.weight) FILTER (WHERE w.slot = 3), 0), coalesce(max(w.weight) FILTER (WHERE w.slot = 4), 0),
+                  coalesce(max(w.weight) FILTER (WHERE w.slot = 5), 0), coalesce(max(w.weight) FILTER (WHERE w.slot = 6), 0),
+                  coalesce(max(w.weight) FILTER (WHERE w.slot = 7), 0), coalesce(max(w.weight) FILTER (WHERE w.slot = 8), 0)] AS weights,
             max(w.dimension) FILTER (WHERE w.slot = 1) AS dimension, max(w.minimum_seconds) AS minimum, max(w.increment_seconds) AS increment,
-            coalesce(array_agg(DISTINCT w.price_id) FILTER (WHERE w.slot > 0), '{}') AS price_ids,
-            min(w.currency) FILTER (WHERE w.slot > 0) AS currency,
-            CASE
-                WHEN w.component = 'llm' AND coalesce(bit_or(1 << (w.slot - 1)) FILTER (WHERE w.slot BETWEEN 1 AND 7), 0) & w.uses <> w.uses
-                THEN 'llm: no price of ' || concat_ws(' and ',
-                    CASE WHEN (w.uses & ~coalesce(bit_or(1 << (w.slot - 1)) FILTER (WHERE w.slot BETWEEN 1 AND 7), 0)) & 31 <> 0 THEN 'input' END,
-                    CASE WHEN (w.uses & ~coalesce(bit_or(1 << (w.slot - 1)) FILTER (WHERE w.slot BETWEEN 1 AND 7), 0)) & 96 <> 0 THEN 'output' END)
-                WHEN w.component <> 'llm' AND max(w.wants) & ~w.uses <> 0
-                THEN w.component || ': no ' || CASE max(w.wants) WHEN 1 THEN CASE w.component WHEN 'tts' THEN 'char_count' ELSE 'quantity' END WHEN 2 THEN 'audio_duration_ms' ELSE 'tokens' END
-                WHEN min(w.currency) FILTER (WHERE w.slot > 0) <> max(w.currency) FILTER (WHERE w.slot > 0)
-                THEN w.component || ': prices in several currencies: ' || string_agg(DISTINCT w.currency, ', ') FILTER (WHERE w.slot > 0)
-            END AS missing
+            coalesce(array_agg(w.price_id) FILTER (WHERE w.nth = 1 AND w.slot > 0), '{}') AS price_ids,
+            array_agg(w.currency) FILTER (WHERE w.slot > 0) AS currencies,
+            min(w.currency) FILTER (WHERE w.slot > 0) AS currency, max(w.currency) FILTER (WHERE w.slot > 0) AS last_currency,
+            coalesce(bit_or(1 << (w.slot - 1)) FILTER (WHERE w.slot BETWEEN 1 AND 7), 0) AS priced, max(w.wants) AS wants
         FROM (SELECT d.*, d.price * div(d.divisor, d.unit) AS weight
-              FROM (SELECT f.*, toll.lcm_of(f.unit) OVER (PARTITION BY f.cell, f.side) AS divisor FROM fits AS f) AS d) AS w
-        GROUP BY w.cell, w.side, w.component, w.uses
+              FROM (SELECT f.*, toll.lcm_of(f.unit) OVER (PARTITION BY f.cell, f.side) AS divisor,
+                           -- A price may be that of several slots. This order is also that of price_ids.
+                           row_number() OVER (PARTITION BY f.cell, f.side, f.price_id ORDER BY f.slot = 0, f.slot) AS nth
+                    FROM fits AS f
+                    ORDER BY f.cell, f.side, f.price_id) AS d) AS w
+        GROUP BY w.cell, w.side
     -- Tens go from the divisor into the weights: what is left is mostly 1, and nothing to divide by.
     ), priced AS (
-        SELECT s.cell, s.side, s.dimension, s.minimum, s.increment, s.price_ids, s.currency, div(s.whole, ('1e' || z.tens)::numeric) AS divisor,
+        SELECT s.cell, s.side, s.dimension, s.minimum, s.increment, s.price_ids, s.currency, div(s.whole, s.up) AS divisor,
                -- Multiplying is exact, which dividing is not.
-               ARRAY(SELECT trim_scale(u.weight * ('1e-' || z.tens)::numeric) FROM unnest(s.weights) WITH ORDINALITY AS u (weight, slot) ORDER BY u.slot) AS weights,
+               ARRAY[trim_scale(s.weights[1] * s.down), trim_scale(s.weights[2] * s.down), trim_scale(s.weights[3] * s.down),
+                     trim_scale(s.weights[4] * s.down), trim_scale(s.weights[5] * s.down), trim_scale(s.weights[6] * s.down),
+                     trim_scale(s.weights[7] * s.down), trim_scale(s.weights[8] * s.down)] AS weights,
                CASE WHEN s.currency = k.currency OR s.currency IS NULL THEN 1 ELSE r.rate END AS rate,
-               coalesce(s.missing, CASE WHEN s.currency <> k.currency AND r.rate IS NULL
-                                        THEN format('%s: no rate of %s to %s', k.component, s.currency, k.currency) END) AS missing
-        FROM (SELECT q.cell, q.side, length(q.whole::text) - length(rtrim(q.whole::text, '0')) AS tens FROM sides AS q) AS z
-        JOIN sides AS s ON s.cell = z.cell AND s.side = z.side
+               CASE
+                   WHEN l.component = 'llm' AND s.priced & l.uses <> l.uses
+                   THEN 'llm: no price of ' || concat_ws(' and ', CASE WHEN l.uses & ~s.priced & 31 <> 0 THEN 'input' END,
+                                                         CASE WHEN l.uses & ~s.priced & 96 <> 0 THEN 'output' END)
+                   WHEN l.component <> 'llm' AND s.wants & ~l.uses <> 0
+                   THEN l.component || ': no ' || CASE s.wants WHEN 1 THEN CASE l.component WHEN 'tts' THEN 'char_count' ELSE 'quantity' END
+                                                               WHEN 2 THEN 'audio_duration_ms' ELSE 'tokens' END
+                   WHEN s.currency <> s.last_currency
+                   THEN l.component || ': prices in several currencies: ' || (SELECT string_agg(DISTINCT u.name, ', ') FROM unnest(s.currencies) AS u (name))
+                   WHEN s.currency <> k.currency AND r.rate IS NULL
+                   THEN format('%s: no rate of %s to %s', k.component, s.currency, k.currency)
+               END AS missing
+        FROM (SELECT t.*, ('1e' || t.tens)::numeric AS up, ('1e-' || t.tens)::numeric AS down
+              FROM (SELECT q.*, length(q.whole::text) - length(rtrim(q.whole::text, '0')) AS tens FROM sides AS q OFFSET 0) AS t OFFSET 0) AS s
         JOIN cells AS l ON l.cell = s.cell
         JOIN keys AS k ON k.key = l.key
         LEFT JOIN rates AS r ON r.key = l.key AND r.from_currency = s.currency AND r.from_at <= l.from_at
@@ -206,24 +220,33 @@ SET jit = off
 SET work_mem = '64MB'
 AS $$
 DECLARE
-    lines toll.rated_line[];
+    lines  toll.rated_line[];
+    unheld boolean;
 BEGIN
-    lines := ARRAY(SELECT ROW(
+    IF price_events.events = '{}' THEN
+        RETURN '{}';
+    END IF;
+    SELECT array_agg(ROW(
         a.event_id * 2, a.event_id, a.occurred_at, a.session_id, a.account_id, a.business_id, a.component, nullif(a.provider, ''),
         CASE WHEN a.meter <> '' THEN a.meter ELSE nullif(a.model, '') END, nullif(a.variant, ''), a.quantities,
-        toll.divide_half_even(a.cost_sum, a.cost_divisor, 9),
-        CASE WHEN a.cost_sum IS NOT NULL THEN coalesce(a.cost_currency, a.currency) END,
-        toll.divide_half_even(a.cost_sum * a.cost_rate, a.cost_divisor, 9),
-        CASE WHEN a.account_id IS NULL THEN NULL
-             WHEN a.charge_by <> 'usage' THEN 0::numeric
-             ELSE toll.divide_half_even(a.charge_sum * a.charge_rate, a.charge_divisor, 9) END,
+        a.cost_original, CASE WHEN a.cost_original IS NOT NULL THEN coalesce(a.cost_currency, a.currency) END,
+        CASE WHEN a.cost_rate = 1 THEN a.cost_original ELSE a.cost_converted END, a.amount,
         0::numeric, a.currency,
         a.cost_price_ids, CASE WHEN a.charge_by = 'usage' THEN a.charge_price_ids END,
         'usage', CASE WHEN a.charge_by <> 'usage' THEN a.charge_by END, a.closed_until,
         a.scope_plan, NULL::numeric,
         a.cost_missing, CASE WHEN a.charge_by = 'usage' THEN a.charge_missing END,
         1, 0, a.input_tokens::bigint, a.cached_input_tokens::bigint, a.output_tokens::bigint, a.characters::bigint, a.audio_us, a.quantity,
-        (a.cost_missing IS NOT NULL)::integer, coalesce((a.charge_by = 'usage' AND a.charge_missing IS NOT NULL)::integer, 0))::toll.rated_line
+        (a.cost_missing IS NOT NULL)::integer, coalesce((a.charge_by = 'usage' AND a.charge_missing IS NOT NULL)::integer, 0))::toll.rated_line),
+        bool_or(a.cost_original >= 1e11 OR a.cost_converted >= 1e11 OR a.amount >= 1e11)
+    INTO lines, unheld
+    -- OFFSET 0: else sums and amounts would be put, and worked out, wherever they are used.
+    FROM (SELECT
+        s.*, toll.divide_half_even(s.cost_sum, s.cost_divisor, 9) AS cost_original,
+        CASE WHEN s.cost_rate <> 1 THEN toll.divide_half_even(s.cost_sum * s.cost_rate, s.cost_divisor, 9) END AS cost_converted,
+        CASE WHEN s.account_id IS NULL THEN NULL
+             WHEN s.charge_by <> 'usage' THEN 0::numeric
+             ELSE toll.divide_half_even(s.charge_sum * s.charge_rate, s.charge_divisor, 9) END AS amount
     FROM (
         SELECT
             e.*, c.cost_rate, c.cost_divisor, c.cost_currency, c.cost_price_ids, c.cost_missing,
@@ -286,12 +309,12 @@ BEGIN
              AND c.charged = (e.charge_by IS NOT DISTINCT FROM 'usage') AND c.uses = e.uses
         WHERE e.occurred_at >= c.from_at AND (c.until_at IS NULL OR e.occurred_at < c.until_at)
           AND (e.input_tokens > c.above OR c.above = 0) AND (c.up_to IS NULL OR e.input_tokens <= c.up_to)
-        -- Else the sums would be put, and worked out, wherever they are used below.
-        OFFSET 0) AS a);
-    IF EXISTS (SELECT FROM unnest(lines) AS l WHERE l.cost >= 1e11 OR l.cost_original >= 1e11 OR l.charge >= 1e11) THEN
+        OFFSET 0) AS s
+    OFFSET 0) AS a;
+    IF unheld THEN
         lines := toll.leave_unheld(lines);
     END IF;
-    RETURN lines;
+    RETURN coalesce(lines, '{}');
 END $$;
 REVOKE ALL ON FUNCTION toll.price_events(toll.rating_input[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.price_events(toll.rating_input[]) IS
