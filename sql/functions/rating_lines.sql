@@ -4,11 +4,13 @@ CREATE OR REPLACE FUNCTION toll.write_lines(batch bigint, lines toll.rated_line[
 RETURNS toll.session_debit[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET enable_sort = off -- groups by hashing, however few lines the planner thinks of
 SET jit = off
 SET work_mem = '64MB'
 AS $$
 DECLARE
-    debits toll.session_debit[];
+    debits  toll.session_debit[];
+    unrated boolean;
 BEGIN
     WITH l AS MATERIALIZED (
         SELECT u.*, date_bin('15 minutes', u.occurred_at, '2000-01-01 00:00:00+00') AS quarter
@@ -23,24 +25,23 @@ BEGIN
             CASE WHEN l.occurred_at < l.closed_until THEN greatest(now(), l.closed_until) ELSE l.occurred_at END, write_lines.batch
         FROM l
         WHERE l.kind IS NOT NULL
-    ), missing AS (
-        INSERT INTO toll.unrated (event_id, side, occurred_at, session_id, account_id, component, provider, model, variant, missing)
-        SELECT l.event_id, m.side, l.occurred_at, l.session_id, l.account_id, l.component, l.provider, l.model, l.variant, m.missing
-        FROM l CROSS JOIN LATERAL (VALUES ('cost', l.cost_missing), ('charge', l.charge_missing)) AS m (side, missing)
-        WHERE (l.cost_missing IS NOT NULL OR l.charge_missing IS NOT NULL) AND m.missing IS NOT NULL AND l.event_id IS NOT NULL
-        ON CONFLICT (event_id, side) DO UPDATE SET account_id = excluded.account_id, missing = excluded.missing
+    ), sums AS MATERIALIZED (
+        SELECT
+            coalesce(l.account_id, '') AS account_id, l.quarter, l.business_id, l.component, coalesce(l.provider, '') AS provider,
+            coalesce(l.model, '') AS model, l.currency, sum(l.events) AS events, sum(l.sessions) AS sessions, sum(l.input_tokens) AS input_tokens,
+            sum(l.cached_input_tokens) AS cached_input_tokens, sum(l.output_tokens) AS output_tokens, sum(l.characters) AS characters,
+            sum(l.audio_us) AS audio_us, coalesce(sum(l.quantity), 0) AS quantity, coalesce(sum(l.cost), 0) AS cost,
+            coalesce(sum(l.charge), 0) AS charge, sum(l.waived) AS waived, sum(l.unrated_cost) AS unrated_cost, sum(l.unrated_charge) AS unrated_charge
+        FROM l
+        GROUP BY 1, 2, 3, 4, 5, 6, 7
     ), rolled AS (
         INSERT INTO toll.usage_rollup AS r (
             account_id, quarter, business_id, component, provider, model, currency, events, sessions, input_tokens, cached_input_tokens,
             output_tokens, characters, audio_us, quantity, cost, charge, waived, unrated_cost, unrated_charge)
-        SELECT
-            coalesce(l.account_id, ''), l.quarter, l.business_id, l.component, coalesce(l.provider, ''), coalesce(l.model, ''), l.currency,
-            sum(l.events), sum(l.sessions), sum(l.input_tokens), sum(l.cached_input_tokens), sum(l.output_tokens), sum(l.characters),
-            sum(l.audio_us), coalesce(sum(l.quantity), 0), coalesce(sum(l.cost), 0), coalesce(sum(l.charge), 0), sum(l.waived),
-            sum(l.unrated_cost), sum(l.unrated_charge)
-        FROM l
-        GROUP BY 1, 2, 3, 4, 5, 6, 7
-        ORDER BY 1, 2, 3, 4, 5, 6, 7
+        SELECT s.* FROM sums AS s
+        -- One order for all who write; this one needs no locale.
+        ORDER BY s.account_id COLLATE "C", s.quarter, s.business_id COLLATE "C", s.component COLLATE "C", s.provider COLLATE "C", s.model COLLATE "C",
+                 s.currency COLLATE "C"
         ON CONFLICT (account_id, quarter, business_id, component, provider, model, currency) DO UPDATE SET
             events = r.events + excluded.events, sessions = r.sessions + excluded.sessions,
             input_tokens = r.input_tokens + excluded.input_tokens,
@@ -50,14 +51,23 @@ BEGIN
             charge = r.charge + excluded.charge, waived = r.waived + excluded.waived,
             unrated_cost = r.unrated_cost + excluded.unrated_cost, unrated_charge = r.unrated_charge + excluded.unrated_charge
     )
-    SELECT array_agg(ROW(d.account_id, d.session_id, d.currency, d.amount)::toll.session_debit ORDER BY d.account_id, d.session_id)
-    INTO debits
+    SELECT array_agg(ROW(d.account_id, d.session_id, d.currency, d.amount)::toll.session_debit),
+           EXISTS (SELECT FROM l WHERE l.cost_missing IS NOT NULL OR l.charge_missing IS NOT NULL)
+    INTO debits, unrated
     FROM (SELECT l.account_id, l.session_id, CASE WHEN l.minutes IS NULL THEN l.currency ELSE 'minutes' END AS currency,
                  sum(CASE WHEN l.minutes IS NULL THEN l.charge - l.waived ELSE l.minutes END) AS amount
           FROM l
           WHERE l.account_id IS NOT NULL AND CASE WHEN l.minutes IS NULL THEN l.charge <> 0 ELSE l.minutes <> 0 END
           GROUP BY 1, 2, 3) AS d
     WHERE d.amount <> 0;
+    IF unrated THEN
+        INSERT INTO toll.unrated (event_id, side, occurred_at, session_id, account_id, component, provider, model, variant, missing)
+        SELECT l.event_id, m.side, l.occurred_at, l.session_id, l.account_id, l.component, l.provider, l.model, l.variant, m.missing
+        FROM unnest(write_lines.lines) AS l
+        CROSS JOIN LATERAL (VALUES ('cost', l.cost_missing), ('charge', l.charge_missing)) AS m (side, missing)
+        WHERE m.missing IS NOT NULL AND l.event_id IS NOT NULL
+        ON CONFLICT (event_id, side) DO UPDATE SET account_id = excluded.account_id, missing = excluded.missing;
+    END IF;
     RETURN coalesce(debits, '{}');
 END $$;
 REVOKE ALL ON FUNCTION toll.write_lines(bigint, toll.rated_line[]) FROM PUBLIC;
