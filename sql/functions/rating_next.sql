@@ -86,9 +86,11 @@ DECLARE
     voiced     uuid[];
     named      text[];
     latencies  toll.latency_rollup[];
-    resolved   uuid[];
-    businesses text[];
-    begun      uuid[];
+    to_meet    uuid[];
+    met        boolean := false;
+    resolved   uuid[] := '{}';
+    businesses text[] := '{}';
+    begun      uuid[] := '{}';
     to_bill    uuid[];
     inputs     toll.rating_input[];
     rated      toll.rated_line[];
@@ -103,30 +105,8 @@ BEGIN
                                   WHERE f.journal_id = rate_next.journal AND f.writer = rate_next.writer LIMIT most_queued))
         RETURNING q.session_id)
     SELECT array_agg(t.session_id) INTO queued FROM taken AS t;
+    to_meet := queued;
 
-    -- What the batches speak of.
-    WITH e AS MATERIALIZED (
-        SELECT e.*
-        FROM unnest(next.batch_ids, next.first_ids, next.last_ids) AS r (batch_id, first_id, last_id)
-        CROSS JOIN LATERAL (
-            SELECT e.session_id, e.account, e.occurred_at, e.event_type, e.provider, e.model, e.meter, e.ttfb_ms, e.duration_ms
-            FROM public.billing_events AS e
-            WHERE e.id BETWEEN r.first_id AND r.last_id AND e.batch_id = r.batch_id OFFSET 0) AS e)
-    SELECT ARRAY(SELECT e.session_id FROM e WHERE e.session_id IS NOT NULL GROUP BY 1),
-           ARRAY(SELECT e.session_id FROM e
-                 WHERE e.session_id IS NOT NULL AND (e.event_type IN ('stt', 'tts') OR e.meter IN ('telephony_inbound', 'telephony_outbound'))
-                 GROUP BY 1),
-           ARRAY(SELECT e.account FROM e WHERE e.session_id IS NULL GROUP BY 1),
-           ARRAY(SELECT ROW(date_bin('15 minutes', e.occurred_at, '2000-01-01 00:00:00+00'),
-                            CASE e.event_type WHEN 'usage' THEN 'meter' ELSE e.event_type END, coalesce(e.provider, ''),
-                            coalesce(CASE e.event_type WHEN 'usage' THEN e.meter ELSE e.model END, ''), m.metric,
-                            toll.latency_bucket(m.ms), count(*))::toll.latency_rollup
-                 FROM e CROSS JOIN LATERAL (VALUES ('ttfb', e.ttfb_ms), ('duration', e.duration_ms)) AS m (metric, ms)
-                 WHERE m.ms >= 0 AND m.ms < 'Infinity'
-                 GROUP BY date_bin('15 minutes', e.occurred_at, '2000-01-01 00:00:00+00'),
-                          CASE e.event_type WHEN 'usage' THEN 'meter' ELSE e.event_type END, coalesce(e.provider, ''),
-                          coalesce(CASE e.event_type WHEN 'usage' THEN e.meter ELSE e.model END, ''), m.metric, toll.latency_bucket(m.ms))
-    INTO seen, voiced, named, latencies;
     IF next.to_lsn IS NULL AND queued IS NULL THEN
         events := 0; lines := 0; sessions := 0; more := false; lsn := greatest(at, stored);
         -- The watermark may have moved without a batch. What is committed below `stored` by now was committed when batches were looked for.
@@ -135,19 +115,44 @@ BEGIN
         RETURN;
     END IF;
 
-    PERFORM toll.meet_accounts(named);
-    SELECT coalesce(array_agg(m.session_id), '{}'), coalesce(array_agg(m.session_id) FILTER (WHERE NOT m.is_new), '{}'),
-           coalesce(array_agg(m.old_business_id) FILTER (WHERE NOT m.is_new), '{}')
-    INTO begun, resolved, businesses
-    FROM toll.meet_sessions(seen || coalesce(queued, '{}')) AS m;
+    LOOP
+        IF cardinality(to_meet) > 0 THEN
+            SELECT begun || coalesce(array_agg(m.session_id), '{}'), resolved || coalesce(array_agg(m.session_id) FILTER (WHERE NOT m.is_new), '{}'),
+                   businesses || coalesce(array_agg(m.old_business_id) FILTER (WHERE NOT m.is_new), '{}')
+            INTO begun, resolved, businesses
+            FROM toll.meet_sessions(to_meet) AS m;
+        END IF;
+        WITH e AS MATERIALIZED (
+            SELECT e.*
+            FROM unnest(next.batch_ids, next.first_ids, next.last_ids) AS r (batch_id, first_id, last_id)
+            CROSS JOIN LATERAL (
+                SELECT e.id, e.session_id, e.account, e.occurred_at, e.event_type, e.provider, e.model, e.meter, e.ttfb_ms, e.duration_ms, e.input
+                FROM toll.rating_events AS e
+                WHERE e.id BETWEEN r.first_id AND r.last_id AND e.batch_id = r.batch_id OFFSET 0) AS e)
+        SELECT ARRAY(SELECT e.input FROM e ORDER BY e.id),
+               ARRAY(SELECT e.session_id FROM e WHERE e.session_id IS NOT NULL GROUP BY 1),
+               ARRAY(SELECT e.session_id FROM e
+                     WHERE e.session_id IS NOT NULL AND (e.event_type IN ('stt', 'tts') OR e.meter IN ('telephony_inbound', 'telephony_outbound'))
+                     GROUP BY 1),
+               ARRAY(SELECT e.session_id FROM e WHERE e.session_id IS NOT NULL AND (e.input).account_id IS NULL GROUP BY 1),
+               ARRAY(SELECT e.account FROM e WHERE e.session_id IS NULL AND (e.input).account_id IS NULL GROUP BY 1),
+               ARRAY(SELECT ROW(date_bin('15 minutes', e.occurred_at, '2000-01-01 00:00:00+00'),
+                                CASE e.event_type WHEN 'usage' THEN 'meter' ELSE e.event_type END, coalesce(e.provider, ''),
+                                coalesce(CASE e.event_type WHEN 'usage' THEN e.meter ELSE e.model END, ''), m.metric,
+                                toll.latency_bucket(m.ms), count(*))::toll.latency_rollup
+                     FROM e CROSS JOIN LATERAL (VALUES ('ttfb', e.ttfb_ms), ('duration', e.duration_ms)) AS m (metric, ms)
+                     WHERE m.ms >= 0 AND m.ms < 'Infinity'
+                     GROUP BY date_bin('15 minutes', e.occurred_at, '2000-01-01 00:00:00+00'),
+                              CASE e.event_type WHEN 'usage' THEN 'meter' ELSE e.event_type END, coalesce(e.provider, ''),
+                              coalesce(CASE e.event_type WHEN 'usage' THEN e.meter ELSE e.model END, ''), m.metric, toll.latency_bucket(m.ms))
+        INTO inputs, seen, voiced, to_meet, named, latencies;
+        -- Who has an account keeps it. Others are met, and those whose account is not known locked, before their events are read for good.
+        EXIT WHEN met OR (to_meet = '{}' AND named = '{}');
+        PERFORM toll.meet_accounts(named);
+        met := true;
+    END LOOP;
     to_bill := resolved || coalesce(queued, '{}')
                || ARRAY(SELECT r.session_id FROM toll.rated_sessions AS r WHERE r.session_id = ANY (voiced) AND NOT r.voice);
-    inputs := ARRAY(
-        SELECT e.input
-        FROM unnest(next.batch_ids, next.first_ids, next.last_ids) AS r (batch_id, first_id, last_id)
-        CROSS JOIN LATERAL (SELECT e.id, e.input FROM toll.rating_events AS e
-                            WHERE e.id BETWEEN r.first_id AND r.last_id AND e.batch_id = r.batch_id OFFSET 0) AS e
-        ORDER BY e.id);
     rated := toll.price_events(inputs);
     IF cardinality(resolved) > 0 THEN
         rated := rated || toll.move_lines(resolved, businesses);

@@ -51,7 +51,8 @@ SELECT
         n.text_input, n.cached_input, n.cache_write, n.audio_input, n.cached_audio, n.text_output, n.audio_output,
         coalesce(e.input_tokens, 0), coalesce(e.cached_input_tokens, 0), coalesce(e.output_tokens, 0), coalesce(e.char_count, 0),
         -- Stored to the microsecond.
-        coalesce(round(e.audio_duration_ms * 1000)::bigint, 0), e.quantity)::toll.rating_input AS input
+        coalesce(round(e.audio_duration_ms * 1000)::bigint, 0), e.quantity)::toll.rating_input AS input,
+    e.account, e.event_type, e.provider, e.model, e.meter
 FROM public.billing_events AS e
 LEFT JOIN LATERAL (SELECT r.account_id, r.business_id, r.charge_by, r.channel, r.plan_id, r.currency
                    FROM toll.rated_sessions AS r WHERE r.session_id = e.session_id OFFSET 0) AS s ON true
@@ -78,3 +79,8 @@ COMMENT ON COLUMN toll.rating_events.batch_id IS 'The batch that stored it';
 COMMENT ON COLUMN toll.rating_events.ttfb_ms IS 'Milliseconds until its first byte';
 COMMENT ON COLUMN toll.rating_events.duration_ms IS 'Milliseconds it took';
 COMMENT ON COLUMN toll.rating_events.input IS 'What decides its prices';
+COMMENT ON COLUMN toll.rating_events.account IS 'The account that it names itself, where it has no session';
+COMMENT ON COLUMN toll.rating_events.event_type IS 'llm, tts, stt or usage';
+COMMENT ON COLUMN toll.rating_events.provider IS 'Who served it';
+COMMENT ON COLUMN toll.rating_events.model IS 'The provider''s model';
+COMMENT ON COLUMN toll.rating_events.meter IS 'What it counts, where it is of type usage';
