@@ -105,7 +105,7 @@ class Side:
         self.name = name
         self.database: Database = cluster.create_database()
         paths = os.pathsep.join(str(checkout / part) for part in ("tests/support", "tests/sql"))
-        subprocess.run([sys.executable, "-c", MIGRATE, self.database.dsn], cwd=checkout, env={**os.environ, "PYTHONPATH": paths}, check=True)
+        subprocess.run([sys.executable, "-c", MIGRATE, self.database.dsn], cwd=checkout, env={**os.environ, "PYTHONPATH": paths}, check=True, stdout=subprocess.DEVNULL)
         self.store_connection = self.database.connect()
         self.run(self.store_connection, BOOK.format(accounts=ACCOUNTS, journal=JOURNAL))
         self.events = self.batches = 0
