@@ -3,8 +3,8 @@
 CREATE OR REPLACE VIEW toll.named_sessions AS
 SELECT
     s.session_id, s.started_at, s.ended_at, toll.named_in(s.metadata, r.account_keys) AS account_name,
-    toll.named_in(s.metadata, r.business_keys) AS business_id, toll.named_in(s.metadata, '{enterprise_id}') AS enterprise_id,
-    toll.named_in(s.metadata, '{workflow_name}') AS workflow_name, toll.named_in(s.metadata, '{call_id}') AS call_id,
+    toll.named_in(s.metadata, r.business_keys) AS business_id, toll.name_in(s.metadata, 'enterprise_id') AS enterprise_id,
+    toll.name_in(s.metadata, 'workflow_name') AS workflow_name, toll.name_in(s.metadata, 'call_id') AS call_id,
     CASE WHEN s.metadata ->> 'hold_id' ~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$'
          THEN (s.metadata ->> 'hold_id')::uuid END AS hold_id,
     CASE WHEN s.metadata ->> 'channel' IN ('voice', 'text') THEN s.metadata ->> 'channel' ELSE r.default_channel END AS channel
