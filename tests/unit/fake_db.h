@@ -150,11 +150,13 @@ static inline void fake_db_restore(struct fake_db *db, struct fake_state *copy)
 
 static inline void fake_db_done(struct fake_db *db)
 {
-    fake_state_done(&db->now);
-    free(db->rows);
-    free(db->refused);
-    free(db->batches);
+    struct fake_db old = *db;
+
     *db = (struct fake_db){0};
+    fake_state_done(&old.now);
+    free(old.rows);
+    free(old.refused);
+    free(old.batches);
 }
 
 static inline struct fake_session *fake_db_session(struct fake_db *db, const uint8_t id[16])
