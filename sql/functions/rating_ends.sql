@@ -94,7 +94,10 @@ BEGIN
         -- A correction, or the first price.
         SELECT t.place + 4, t.session_id, t.new_ended_at, t.account_id, coalesce(t.business_id, ''), 'tariff', p.charge - coalesce(e.charge, 0),
                toll.waived_more(e.waived, e.charge, p.charge), p.charge_price_ids,
-               'tariff', CASE WHEN e.charge IS NOT NULL THEN 'duration corrected' END, CASE WHEN t.charge_by = 'prepaid_minutes' THEN t.new_billed_minutes - t.billed_minutes END, 0,
+               'tariff', CASE WHEN e.charge IS NOT NULL THEN 'duration corrected' END,
+               CASE WHEN t.charge_by = 'prepaid_minutes'
+                    THEN toll.minutes_due(t.new_billed_minutes, p.charge, e.waived + toll.waived_more(e.waived, e.charge, p.charge))
+                         - toll.minutes_due(t.billed_minutes, e.charge, e.waived) END, 0,
                t.new_billed_minutes - t.billed_minutes,
                (p.charge IS NULL)::integer - (t.billed_amount IS NULL)::integer,
                jsonb_build_object('minutes', t.new_billed_minutes - t.billed_minutes)

@@ -65,3 +65,12 @@ REVOKE ALL ON FUNCTION toll.waived_more(numeric, numeric, numeric) FROM PUBLIC;
 COMMENT ON FUNCTION toll.waived_more(numeric, numeric, numeric) IS
     'How much more of a charge is waived (negative: less) once it is corrected: what was wholly waived stays so, else no more is waived than is charged, and'
     ' never less than nothing. charge NULL: nothing was charged so far';
+
+CREATE OR REPLACE FUNCTION toll.minutes_due(minutes numeric, charge numeric, waived numeric)
+RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN waived > 0 AND charge > 0 THEN toll.divide_half_even(minutes * (charge - waived), charge, 9) ELSE minutes END;
+REVOKE ALL ON FUNCTION toll.minutes_due(numeric, numeric, numeric) FROM PUBLIC;
+COMMENT ON FUNCTION toll.minutes_due(numeric, numeric, numeric) IS
+    'How many of these billed minutes a wallet in minutes is debited, whose charge is waived so far: the same part of them, rounded half to even to nine decimals.'
+    ' All, where the charge is not known (NULL)';

@@ -124,8 +124,8 @@ BEGIN
     SELECT array_agg(ROW(
         l.place, l.event_id, l.occurred_at, l.session_id, l.account_id, l.business_id, l.component, l.provider, l.model, l.variant, l.quantities,
         l.cost_original, l.cost_currency, l.cost, l.charge, coalesce(c.waived, l.waived), l.currency, l.cost_price_ids, l.charge_price_ids, l.kind,
-        l.reason, l.closed_until, l.scope_plan, l.minutes, l.cost_missing, l.charge_missing, l.events, l.sessions, l.input_tokens,
-        l.cached_input_tokens, l.output_tokens, l.characters, l.audio_us, l.quantity, l.unrated_cost, l.unrated_charge)::toll.rated_line
+        l.reason, l.closed_until, l.scope_plan, toll.minutes_due(l.minutes, l.charge, c.waived), l.cost_missing, l.charge_missing, l.events, l.sessions,
+        l.input_tokens, l.cached_input_tokens, l.output_tokens, l.characters, l.audio_us, l.quantity, l.unrated_cost, l.unrated_charge)::toll.rated_line
         ORDER BY l.place)
     INTO result
     FROM l LEFT JOIN covered AS c ON c.place = l.place;
@@ -133,7 +133,7 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION toll.waive_trials(toll.rated_line[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.waive_trials(toll.rated_line[]) IS
-    'These lines with what trials waive of them, in their order, as long as the allowance lasts; the line that exhausts it is split. Usage before the trial''s end'
+    'These lines with what trials waive of them, in their order, as long as the allowance lasts; the line that exhausts it is split, and so are the minutes that a wallet is debited for it. Usage before the trial''s end'
     ' only. The accounts are locked (toll.lock_schemes)';
 
 -- Else one absurd price, or one account that owes more than a wallet can say, would end the transaction, and rating with it.

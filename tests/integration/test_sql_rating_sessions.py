@@ -286,6 +286,22 @@ def test_trial_covers_the_tariff_and_stays_whole_when_it_is_corrected(book: Book
     assert book.db.value("SELECT trial_used FROM accounts") == 20
 
 
+def test_trial_waives_minutes_of_a_wallet_alike(book: Book) -> None:
+    book.price("tariff", "minutes", "5", unit=1, side="charge")
+    book.account("p", charge_by="prepaid_minutes", trial_ends_at=NOON + timedelta(days=1), trial_allowance=D("20"))
+    book.wallet("p", 100, "minutes")
+    whole, split, after = (book.session(user_id="p") for _ in range(3))
+    for s, end, left in ((whole, 60, 100), (split, 300, 98), (after, 120, 96)):  # 5 of 5, 15 of 25, 0 of 10 are waived
+        book.batch((s, "tts", {"char_count": 1}))
+        book.change(s, ended=NOON + seconds(end))
+        book.rate()
+        assert book.balance("p", "minutes") == left
+    for s, end, left in ((whole, 120, 96), (split, 60, 98), (split, 420, 98), (after, 60, 99)):  # 10 of 10, 5 of 5, 35 of 35, 0 of 5
+        book.change(s, ended=NOON + seconds(end))
+        book.rate()
+        assert book.balance("p", "minutes") == left, (end, left)
+
+
 # --- plans ---
 
 def quota(book: Book, meter: str, included: str, cents: str, limit: str | None = None) -> None:

@@ -76,9 +76,11 @@ class World:
                               self.random.choice(("*", "gold")))
             if self.random.random() < 0.4:
                 account.markup_percent = Fraction(self.random.choice((0, 20, 33, -10))) + Fraction(self.random.randrange(100), 100)
-            if account.charge_by == "usage" and self.random.random() < 0.3:
+            if account.charge_by != "plan" and self.random.random() < 0.3:
                 account.trial_ends_at = self.moment()
-                account.trial_allowance = self.random.choice((None, Fraction(0), Fraction(self.random.randrange(10**9), 10**9)))
+                # Whose minutes are waived in part depends on the order in which calls are rated.
+                part = () if account.charge_by == "prepaid_minutes" else (Fraction(self.random.randrange(10**9), 10**9),)
+                account.trial_allowance = self.random.choice((None, Fraction(0), *part))
             if self.random.random() < 0.6:
                 self.wallets[account.account_id] = Fraction(self.random.randrange(100_000), 100)
             self.zones[account.account_id] = self.random.choice(ZONES)
