@@ -126,10 +126,10 @@ BEGIN
             SELECT e.*
             FROM unnest(next.batch_ids, next.first_ids, next.last_ids) AS r (batch_id, first_id, last_id)
             CROSS JOIN LATERAL (
-                SELECT e.id, e.session_id, e.account, e.occurred_at, e.event_type, e.provider, e.model, e.meter, e.ttfb_ms, e.duration_ms, e.input
+                SELECT e.session_id, e.account, e.occurred_at, e.event_type, e.provider, e.model, e.meter, e.ttfb_ms, e.duration_ms, e.input
                 FROM toll.rating_events AS e
                 WHERE e.id BETWEEN r.first_id AND r.last_id AND e.batch_id = r.batch_id OFFSET 0) AS e)
-        SELECT ARRAY(SELECT e.input FROM e ORDER BY e.id),
+        SELECT ARRAY(SELECT e.input FROM e), -- in the order of their numbers, mostly: nothing depends on it
                ARRAY(SELECT e.session_id FROM e WHERE e.session_id IS NOT NULL GROUP BY 1),
                ARRAY(SELECT e.session_id FROM e
                      WHERE e.session_id IS NOT NULL AND (e.event_type IN ('stt', 'tts') OR e.meter IN ('telephony_inbound', 'telephony_outbound'))

@@ -228,29 +228,38 @@ DECLARE
     changed bigint;
     removed bigint;
 BEGIN
-    WITH looked AS (
-        SELECT s.session_id FROM toll.rated_sessions AS s WHERE s.account_id = ANY (mark_sessions.accounts) AND s.ended_at IS NULL
-        UNION
-        SELECT o.session_id FROM toll.session_credit AS o WHERE o.account_id = ANY (mark_sessions.accounts)
-        UNION
-        SELECT u.session_id FROM unnest(mark_sessions.sessions) AS u (session_id)
-    ), stands AS MATERIALIZED (
-        SELECT l.session_id, s.account_id, coalesce(s.state, 'ok') AS state, coalesce(o.state, 'ok') AS old_state
-        FROM looked AS l
-        LEFT JOIN LATERAL (
-            SELECT r.account_id,
-                   (SELECT c.state FROM toll.wallet_credit AS c
-                    WHERE c.user_id = r.account_id
-                      AND c.currency = CASE r.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE r.currency END) AS state
-            FROM toll.rated_sessions AS r WHERE r.session_id = l.session_id AND r.ended_at IS NULL OFFSET 0) AS s ON true
-        LEFT JOIN LATERAL (SELECT h.state FROM toll.session_credit AS h WHERE h.session_id = l.session_id OFFSET 0) AS o ON true
+    WITH live AS (
+        SELECT s.session_id, s.account_id, CASE s.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE s.currency END AS wallet
+        FROM toll.rated_sessions AS s
+        WHERE s.account_id = ANY (mark_sessions.accounts) AND s.ended_at IS NULL
+        UNION ALL
+        SELECT s.*
+        FROM (SELECT DISTINCT u.id FROM unnest(mark_sessions.sessions) AS u (id)) AS n
+        CROSS JOIN LATERAL (
+            SELECT r.session_id, r.account_id, CASE r.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE r.currency END
+            FROM toll.rated_sessions AS r
+            WHERE r.session_id = n.id AND r.ended_at IS NULL AND r.account_id <> ALL (coalesce(mark_sessions.accounts, '{}')) OFFSET 0) AS s
+    ), wallets AS MATERIALIZED (
+        SELECT k.user_id, k.currency, c.state
+        FROM (SELECT DISTINCT l.account_id AS user_id, l.wallet AS currency FROM live AS l) AS k
+        CROSS JOIN LATERAL (SELECT w.state FROM toll.wallet_credit AS w
+                            WHERE w.user_id = k.user_id AND w.currency = k.currency AND w.state <> 'ok' OFFSET 0) AS c
+    ), short AS MATERIALIZED (
+        SELECT l.session_id, l.account_id, w.state
+        FROM live AS l JOIN wallets AS w ON w.user_id = l.account_id AND w.currency = l.wallet
     ), gone AS (
         DELETE FROM toll.session_credit AS o
-        WHERE o.session_id = ANY (ARRAY(SELECT t.session_id FROM stands AS t WHERE t.state = 'ok' AND t.old_state <> 'ok'))
+        WHERE o.session_id = ANY (ARRAY(
+            SELECT h.session_id FROM toll.session_credit AS h WHERE h.account_id = ANY (mark_sessions.accounts)
+            UNION ALL SELECT u.id FROM unnest(mark_sessions.sessions) AS u (id)
+            EXCEPT SELECT t.session_id FROM short AS t))
         RETURNING 1
     ), put AS (
         INSERT INTO toll.session_credit AS o (session_id, account_id, state)
-        SELECT t.session_id, t.account_id, t.state FROM stands AS t WHERE t.state <> 'ok' AND t.state <> t.old_state
+        SELECT t.session_id, t.account_id, t.state
+        FROM short AS t
+        LEFT JOIN LATERAL (SELECT h.state FROM toll.session_credit AS h WHERE h.session_id = t.session_id OFFSET 0) AS h ON true
+        WHERE t.state IS DISTINCT FROM h.state
         ON CONFLICT (session_id) DO UPDATE
             SET account_id = excluded.account_id, state = excluded.state, changed_at = excluded.changed_at
         RETURNING 1

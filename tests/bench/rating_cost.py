@@ -1,4 +1,4 @@
-"""What rating costs PostgreSQL: the backend's CPU time per event for batches of several sizes, per price key, and to refresh an account that is short.
+"""What rating costs PostgreSQL: the backend's CPU time per event for batches of several sizes, per price key, and to debit an account that is short.
 
 Run: python3 tests/bench/rating_cost.py [--sizes N ...] [--rounds N] [--against CHECKOUT] [--profile N] [--live N]. Calls of 40 events, a thousand of them
 live at a time, of 100 accounts, most with a wallet, over a book of 900 prices. --against: another checkout, whose SQL rates the same usage in a database of
@@ -184,10 +184,11 @@ def short(sides: list[Side], live: int) -> None:
     for side in sides:
         side.run(side.store_connection, SHORT.format(live=live))
         side.run(side.store_connection, "VACUUM ANALYZE toll.rated_sessions")
-        print(f"{side.name}: toll.refresh_credit() of an exhausted account with {live} live calls")
+        print(f"{side.name}: a debit of an exhausted account with {live} live calls")
         for account, charged in (("short u", "by usage"), ("short m", "by the minute")):
             first = side.cpu_ms("SELECT toll.refresh_credit(ARRAY[%s])", account)
-            show(charged, [side.cpu_ms("SELECT toll.refresh_credit(ARRAY[%s])", account) for _ in range(5)], f"ms again, {first:.0f} the first time")
+            show(charged, [side.cpu_ms("SELECT toll.debit(%s, ARRAY[(%s, NULL, 'USD', 0.001)::toll.session_debit])", -number, account) for number in range(1, 6)],
+                 f"ms, after {first:.0f} when it became so")
 
 
 def profile(side: Side, size: int) -> None:
