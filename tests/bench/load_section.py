@@ -8,7 +8,7 @@ from frame import Bench
 from stage import Absent, Contender
 from through_toll import ThroughToll, has_option
 
-SECONDS = {"tiny": 40, "short": 230, "long": 1500}
+SECONDS = {"tiny": 40, "short": 290, "long": 1500}
 COPY = {1: r"\copy", 2: r"\copy, 2 connections"}
 CEILING = {1: r"\copy, trigger off", 2: r"\copy, trigger off, 2 connections"}
 CALL_WORKERS = (1, 4, 16)
@@ -32,7 +32,7 @@ def toll(calls: bool, workers: int, send: str, writers: int = 1) -> str:
 def run(bench: Bench) -> None:
     stage, size = bench.stage, bench.size
     stage.empty()
-    first = ThroughToll(stage, "", workers=4, send="coalesced", frames=size.frames, sessions=min(1000, size.frames // 10), keep=True)
+    first = ThroughToll(stage, "", workers=4, send="coalesced", frames=size.most_frames, sessions=min(1000, size.frames // 10), keep=True)
     first.run()
     bench.progress(f"made the rows: {stage.rows:,} events with {len(stage.columns)} columns")
     contenders: list[Contender] = [Copy(stage, COPY[n], connections=n) for n in COPY]
@@ -43,7 +43,8 @@ def run(bench: Bench) -> None:
             for workers in CALL_WORKERS if calls else size.event_workers:
                 for n in writers if workers == 4 else [1]:
                     contenders.append(ThroughToll(stage, toll(calls, workers, send, n), workers=workers, send=send, calls=calls,
-                                                  frames=size.frames, sessions=min(1000, size.frames // 10),
+                                                  frames=size.most_frames if send == "coalesced" and workers == 4 else size.frames,
+                                                  sessions=min(1000, size.frames // 10),
                                                   config={"database.writers": n} if n > 1 else {}))
     for way, (name, mode, transaction) in INSERTS.items():
         contenders.append(Insert(stage, name, mode, size.insert_rows[way], transaction))
