@@ -12,7 +12,7 @@ from payer import EXHAUSTED, OK, Payer, prepaid, price_unit
 from through_toll import make_daemon
 
 SECONDS = {"tiny": 20, "short": 60, "long": 200}
-RATE = 10_000  # events/s of all the other calls
+RATE = 10_000  # frames/s of all the other calls: six of ten are events
 TRIALS = {"tiny": 40, "short": 200, "long": 1000}
 PAYERS = 8
 TARGET_MS = 1000.0
@@ -92,7 +92,7 @@ def run(bench: Bench) -> None:
     trials = TRIALS["tiny" if bench.size.rounds == 1 else "long" if bench.size.rounds > 5 else "short"]
     found = one(bench, trials)
     bench.results["credit"] = found
-    group = f"credit, beside {RATE:,} events/s that are all rated and debited"
+    group = f"credit, beside {RATE:,} frames/s of calls whose events are all rated and debited"
     bench.progress(f"{found['trials']:.0f} times dry: p99 {found['dry p99']:.0f} ms", 1)
     for what, key in (("usage recorded to cut-off seen by the worker", "dry"), ("top-up begun to ok seen by the worker", "back")):
         bench.add(group, f"{what}, p50", [found[f"{key} p50"]], "ms")
