@@ -210,6 +210,8 @@ REVOKE ALL ON FUNCTION toll.leave_unheld(toll.rated_line[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.leave_unheld(toll.rated_line[]) IS
     'These usage lines, with the sides unrated whose amount has more digits than billing_charges holds (eleven before the point). Warns of them';
 
+-- As it was when it returned a set.
+DROP FUNCTION IF EXISTS toll.price_events(toll.rating_input[]);
 CREATE OR REPLACE FUNCTION toll.price_events(events toll.rating_input[])
 RETURNS toll.rated_line[]
 LANGUAGE plpgsql STABLE

@@ -2,6 +2,8 @@
 -- (rated_line.place: events by their number, each followed by its overage, then sessions by theirs), so these accounts stay locked until the transaction
 -- ends.
 
+-- As it was when it looked for plans itself.
+DROP FUNCTION IF EXISTS toll.lock_schemes(text[]);
 CREATE OR REPLACE FUNCTION toll.lock_schemes(payers text[], planned text[])
 RETURNS boolean
 LANGUAGE plpgsql

@@ -37,15 +37,15 @@ BEGIN
     ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (account_id, period_start, business_id, meter, derived)
         DO UPDATE SET events = m.events + excluded.events, quantity = m.quantity + excluded.quantity;
-    IF TG_OP <> 'DELETE' AND EXISTS (SELECT FROM public.usage_quotas AS q WHERE q.quota_limit IS NOT NULL) THEN
+    IF gained <> '{}' AND EXISTS (SELECT FROM public.usage_quotas AS q WHERE q.quota_limit IS NOT NULL) THEN
         -- What is charged by plan is counted, and its alerts raised, by toll.add_overage(). The lock above lets nobody raise one twice.
         FOR alerted IN
             INSERT INTO toll.quota_alerts AS t (account_id, period_start, event_type, quantity, quota_limit)
             SELECT c.account_id, c.period_start, c.meter, u.quantity, q.quota_limit
             FROM (SELECT DISTINCT n.account_id, date_trunc('month', n.quarter AT TIME ZONE a.time_zone)::date AS period_start, a.plan_id,
                          CASE n.component WHEN 'llm' THEN 'api_call' WHEN 'session' THEN 'voice_minute' ELSE n.model END AS meter
-                  FROM came AS n JOIN public.accounts AS a ON a.account_id = n.account_id
-                  WHERE n.component IN ('llm', 'session', 'meter', 'telephony') AND a.charge_by <> 'plan') AS c
+                  FROM unnest(gained) AS n JOIN public.accounts AS a ON a.account_id = n.account_id
+                  WHERE a.charge_by <> 'plan') AS c
             JOIN public.usage_quotas AS q ON q.plan_id = c.plan_id AND q.event_type = c.meter
             CROSS JOIN LATERAL (
                 SELECT CASE WHEN bool_or(NOT m.derived AND m.events > 0) THEN sum(m.quantity) FILTER (WHERE NOT m.derived) ELSE sum(m.quantity) END AS quantity
@@ -65,6 +65,9 @@ REVOKE ALL ON FUNCTION toll.keep_meter_months() FROM PUBLIC;
 COMMENT ON FUNCTION toll.keep_meter_months() IS 'Trigger on toll.usage_rollup: adds rows that came to toll.meter_months, takes rows that went from it, and raises alerts of quotas (toll.quota_alerts) of accounts'
     ' that are not charged by plan';
 
+-- As they were when an update was two of them.
+DROP TRIGGER IF EXISTS meter_months_update_new ON toll.usage_rollup;
+DROP TRIGGER IF EXISTS meter_months_update_old ON toll.usage_rollup;
 CREATE OR REPLACE TRIGGER meter_months_insert AFTER INSERT ON toll.usage_rollup
     REFERENCING NEW TABLE AS came FOR EACH STATEMENT EXECUTE FUNCTION toll.keep_meter_months();
 CREATE OR REPLACE TRIGGER meter_months_update AFTER UPDATE ON toll.usage_rollup

@@ -28,4 +28,3 @@ CREATE INDEX unrated_session_id_idx ON toll.unrated (session_id);
 CREATE INDEX rated_sessions_call_log_id_idx ON toll.rated_sessions ((coalesce(call_id, session_id::text)));
 DROP INDEX toll.rated_sessions_call_id_idx;
 CREATE INDEX rated_sessions_unrated_idx ON toll.rated_sessions (ended_at) WHERE billed_minutes IS NOT NULL AND billed_amount IS NULL;
-CREATE INDEX rated_sessions_voice_idx ON toll.rated_sessions (ended_at) WHERE voice_minutes > 0;

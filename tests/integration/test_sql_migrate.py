@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def test_sql_files_are_plain_ascii() -> None:
     """So that a client encoding can't spoil them, nor awk or sed of any locale."""
     for file in [*(ROOT / "sql").glob("*/*.sql"), ROOT / "sql/roles.sql"]:
         assert file.read_bytes().isascii(), file
+
+
+def test_migrations_that_went_out_stay_as_they_are() -> None:
+    """A database that has one refuses another text of it. A new one is listed when it is finished: sha256sum in sql/migrations."""
+    listed = dict(line.split()[::-1] for line in (ROOT / "tests/sql/migrations.sha256").read_text().splitlines())
+    assert {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (ROOT / "sql/migrations").iterdir()} == listed
 
 
 def test_embedding_refuses_other_files() -> None:
