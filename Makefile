@@ -17,7 +17,7 @@ endif
 SANITIZE ?=
 CPPFLAGS += -D_GNU_SOURCE -I. -I$(BUILD)/generated $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 CFLAGS   ?= -g $(O)
-# The daemon is compiled as one (15 % less CPU in a writer). Its objects hold both, so that tests link without it.
+# The daemon is compiled as one (daemon/DESIGN.md says what it saves). Its objects hold both, so that tests link without it.
 LTO ?= $(if $(SANITIZE)$(findstring clang,$(CC)),,-flto=auto -ffat-lto-objects)
 ALL_CFLAGS = -std=gnu11 $(WARNINGS) -fno-lto -fno-omit-frame-pointer $(CFLAGS) $(SANITIZE)
 LDLIBS_DAEMON = $(shell pkg-config --libs $(PACKAGES)) -lpthread -lm
