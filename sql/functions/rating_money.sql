@@ -74,3 +74,10 @@ REVOKE ALL ON FUNCTION toll.minutes_due(numeric, numeric, numeric) FROM PUBLIC;
 COMMENT ON FUNCTION toll.minutes_due(numeric, numeric, numeric) IS
     'How many of these billed minutes a wallet in minutes is debited, whose charge is waived so far: the same part of them, rounded half to even to nine decimals.'
     ' All, where the charge is not known (NULL)';
+
+CREATE OR REPLACE FUNCTION toll.unheld(component text)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN component || ': the amount is 100000000000 or more: is the price right, and the quantity?';
+REVOKE ALL ON FUNCTION toll.unheld(text) FROM PUBLIC;
+COMMENT ON FUNCTION toll.unheld(text) IS 'Why an amount of this component is unrated that has more digits than a line holds (eleven before the point)';

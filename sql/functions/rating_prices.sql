@@ -183,7 +183,6 @@ DECLARE
     line   toll.rated_line;
     number bigint := 0;
     result toll.rated_line[] := '{}';
-    reason CONSTANT text := ': the amount is 100000000000 or more: is the price right, and the quantity?';
 BEGIN
     FOREACH line IN ARRAY lines LOOP
         number := number + (coalesce(greatest(line.cost, line.cost_original, line.charge), 0) >= 1e11)::integer;
@@ -192,13 +191,13 @@ BEGIN
             line.cost_currency := NULL;
             line.cost := NULL;
             line.cost_price_ids := NULL;
-            line.cost_missing := line.component || reason;
+            line.cost_missing := toll.unheld(line.component);
             line.unrated_cost := 1;
         END IF;
         IF line.charge >= 1e11 THEN
             line.charge := NULL;
             line.charge_price_ids := NULL;
-            line.charge_missing := line.component || reason;
+            line.charge_missing := toll.unheld(line.component);
             line.unrated_charge := 1;
         END IF;
         result := result || line;

@@ -86,7 +86,7 @@ BEGIN
         jsonb_build_object('quantity', b.quantity, 'overage', b.overage), NULL, NULL, NULL, b.charge,
         CASE WHEN NOT b.corrected OR e.waived IS NULL OR b.charge IS NULL THEN 0 ELSE toll.waived_more(e.waived, e.charge, e.charge + b.charge) END,
         b.currency, NULL, NULL, 'overage', CASE WHEN b.corrected THEN 'duration corrected' END, b.closed_until, b.scope_plan, NULL, NULL,
-        CASE WHEN b.charge IS NULL THEN 'overage: the amount is 100000000000 or more: is the price right, and the quantity?' END,
+        CASE WHEN b.charge IS NULL THEN toll.unheld('overage') END,
         0, 0, 0, 0, 0, 0, 0, 0, 0, (b.charge IS NULL)::integer)::toll.rated_line ORDER BY b.place)
     INTO added
     FROM beyond AS b
