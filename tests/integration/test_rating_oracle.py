@@ -26,7 +26,8 @@ def exact(value: Any) -> Fraction | None:
 
 def rate_all(database: Database, world: World) -> None:
     """Rates what there is, writer by writer in any order and in pieces of any size."""
-    writers = [(str(journal), writer) for journal, writer in database.query("SELECT journal_id, writer FROM toll.journals")]
+    writers = [(str(journal), writer) for journal, writer in database.query(
+        "SELECT journal_id, writer FROM toll.journals UNION SELECT journal_id, writer FROM toll.session_queue ORDER BY 1, 2")]
     while writers:
         journal, writer = world.random.choice(writers)
         most = world.random.choice((1, 50, 3000, 100_000))
