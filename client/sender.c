@@ -29,7 +29,8 @@ static void sender_begin(struct toll_sender *s)
     s->acks = (struct toll_acks){0};
     s->stats = (struct toll_stats){0};
     s->gap_count = 0;
-    s->progress_us = s->attached_us = s->sent_us = s->blocked_us = s->blocked_wait_us = s->connections = 0;
+    s->progress_us = s->ticked_us = s->attached_us = s->sent_us = s->blocked_us = s->blocked_wait_us = s->connections =
+        0;
     s->resend_wait_us = TOLL_RESEND_WAIT_MIN_US;
     s->sending = s->rewind = false;
     s->attach = true;
@@ -310,10 +311,25 @@ static void send_all(struct toll_sender *s, bool urgent, uint64_t bytes, uint64_
     }
 }
 
-static void push(struct toll_sender *s, bool urgent, uint64_t bytes, uint64_t now)
+/* Whether a record need not try to send: nothing is connected, or the socket has been full for a while and it will show when
+ * the daemon reads again (it acknowledges what it has of ours) or is silent anyway; and somebody ticks, who tries. So a record
+ * is a copy into the ring as long as the daemon stands still. */
+static bool left_to_ticks(const struct toll_sender *s, uint64_t now)
+{
+    if (now - s->ticked_us >= TOLL_TICKS_US)
+        return false;
+    if (s->link.fd < 0)
+        return true;
+    return s->blocked_us != 0 && s->blocked_wait_us >= TOLL_BLOCKED_WAIT_MAX_US &&
+           (s->ring.sent_seq >= s->ring.head_seq || heartbeat_stale(s, now));
+}
+
+static void push(struct toll_sender *s, bool ticks, bool urgent, uint64_t bytes, uint64_t now)
 {
     int cancel_state;
     if (s->sending) /* that thread sees our frame: it stops only under the lock, with nothing due or enough sent */
+        return;
+    if (!ticks && left_to_ticks(s, now))
         return;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state); /* else a system call may never come back */
     s->sending = true;
@@ -324,7 +340,7 @@ static void push(struct toll_sender *s, bool urgent, uint64_t bytes, uint64_t no
 
 void toll_sender_push(struct toll_sender *s, uint64_t now)
 {
-    push(s, false, TOLL_PUSH_BYTES, now);
+    push(s, false, false, TOLL_PUSH_BYTES, now);
 }
 
 void toll_sender_pump(struct toll_sender *s, bool urgent)
@@ -332,7 +348,8 @@ void toll_sender_pump(struct toll_sender *s, bool urgent)
     pthread_mutex_lock(&s->lock);
     uint64_t now = s->clock_us();
     look(s, urgent, now);
-    push(s, urgent, UINT64_MAX, now);
+    push(s, true, urgent, UINT64_MAX, now);
+    s->ticked_us = now;
     pthread_mutex_unlock(&s->lock);
 }
 

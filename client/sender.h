@@ -32,6 +32,7 @@ enum {
     TOLL_BLOCKED_WAIT_MIN_US = 1000,           /* after a full socket; doubled up to the next, or to the one after */
     TOLL_BLOCKED_WAIT_MAX_US = 4 * 1000,     /* where the heartbeat is stale. Acks, which show that the daemon reads, */
     TOLL_BLOCKED_WAIT_STALE_US = 128 * 1000, /* end the wait, and somebody who waits makes it short */
+    TOLL_TICKS_US = 500 * 1000,              /* a tick within this time: somebody ticks */
     TOLL_BUSY_WAIT_US = 20 * 1000,           /* while the daemon is busy: a datagram this often, or when */
     TOLL_BUSY_BYTES = 16 * 1024,             /* so much waits */
     TOLL_PUSH_BYTES = 16 * 1024,             /* once so much has gone out with a record, the rest waits for the next */
@@ -50,6 +51,7 @@ struct toll_sender {
     int64_t gap_since_us, gap_until_us;
     uint64_t progress_us; /* when acked last grew, or the ring was last empty */
     uint64_t resend_wait_us;
+    uint64_t ticked_us;   /* the last toll_sender_pump() */
     bool sending, rewind; /* rewind: a new epoch was seen */
 
     /* of the thread that is sending */
@@ -94,7 +96,7 @@ static inline void toll_sender_fetch(const struct toll_sender *sender)
  * _look: takes in what the daemon has said.
  * _put: keeps one frame for sending: 0, -ENOBUFS or -EMSGSIZE, counted.
  * _push: sends what there is to send, but no more than one large datagram of what waits, unless another thread is at it;
- *     gives up the lock around system calls. */
+ *     gives up the lock around system calls. Where the daemon is gone or reads nothing, trying is left to the ticks, if there are any. */
 void toll_sender_look(struct toll_sender *sender, uint64_t now_us);
 int toll_sender_put(struct toll_sender *sender, const void *frame, size_t size, uint64_t now_us)
     __attribute__((warn_unused_result));

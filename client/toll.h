@@ -29,8 +29,8 @@
  *
  * What recording costs. A record takes under 4 KiB of stack, a lock for as long as it takes to copy the frame, and
  * one send() with no lock held. What waits goes out in datagrams of up to 64 KiB, at most one of them with a record.
- * While the daemon's queue is full a record makes no system call, but a poll() now and then; while the daemon is gone,
- * a try to connect now and then.
+ * While the daemon is gone, or its queue stays full, trying is left to the ticks, and a record is a copy into the ring.
+ * Where nobody ticks, it makes a poll() or a try to connect now and then.
  *
  * Forking. The first use in a forked child gives the child a stream of its own, an empty ring and no
  * sessions; it never sends what its parent recorded. The tick thread, if there was one, is started anew.

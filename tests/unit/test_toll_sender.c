@@ -42,6 +42,16 @@ static uint32_t fill_socket(void)
     return n;
 }
 
+/* Fills the socket of a daemon that is alive; the last frame recorded was not sent. Returns the number of frames before it. */
+static uint64_t fill_socket_of_the_living(void)
+{
+    fake_record(t, NULL);
+    read_one(1);
+    fake_ack(d, 7, 1);
+    fake_heartbeat(d, t);
+    return fill_socket();
+}
+
 /* Records until the ring refuses one; returns how many it took. */
 static uint32_t fill_ring(void)
 {
@@ -345,11 +355,7 @@ static void tick_for(uint64_t ms)
 
 START_TEST(full_socket_is_asked_less_often_the_longer_nobody_reads)
 {
-    fake_record(t, NULL);
-    read_one(1);
-    fake_ack(d, 7, 1);
-    fake_heartbeat(d, t);
-    (void)fill_socket();
+    (void)fill_socket_of_the_living();
     ck_assert_uint_eq(t->sender.blocked_wait_us, TOLL_BLOCKED_WAIT_MIN_US);
     tick_for(150);
     ck_assert_uint_eq(t->sender.blocked_wait_us, TOLL_BLOCKED_WAIT_MAX_US);
@@ -368,6 +374,52 @@ START_TEST(full_socket_is_asked_less_often_the_longer_nobody_reads)
     ck_assert_int_eq(toll_flush(t, 0), -ETIMEDOUT); /* somebody waits: asks again at once */
     ck_assert(fake_daemon_read(d));
     ck_assert_uint_eq(t->sender.blocked_wait_us, 0);
+}
+END_TEST
+
+START_TEST(full_socket_is_left_to_the_ticks)
+{
+    uint64_t sent = fill_socket_of_the_living(), highest = 1;
+    tick_for(20); /* nobody reads */
+    ck_assert_uint_eq(t->sender.blocked_wait_us, TOLL_BLOCKED_WAIT_MAX_US);
+    fake_daemon_drain(d, &highest);
+    ck_assert_uint_eq(highest, sent);
+    for (int i = 0; i < 10; i++) {
+        fake_advance_ms(10);
+        ck_assert_int_eq(fake_record(t, NULL), 0); /* does not even ask */
+    }
+    read_none();
+    toll_tick(t);
+    read_one(11);
+    ck_assert_int_eq(fake_record(t, NULL), 0); /* there is room again */
+    read_one(1);
+}
+END_TEST
+
+START_TEST(full_socket_is_tried_by_records_where_nobody_ticks)
+{
+    uint64_t sent = fill_socket_of_the_living(), highest = 1;
+    tick_for(20);
+    fake_daemon_drain(d, &highest);
+    fake_advance_ms(TOLL_TICKS_US / 1000);
+    ck_assert_int_eq(fake_record(t, NULL), 0);
+    fake_daemon_drain(d, &highest);
+    ck_assert_uint_eq(highest, sent + 2);
+}
+END_TEST
+
+START_TEST(full_socket_is_tried_by_records_that_no_ack_will_tell)
+{
+    uint64_t sent = fill_socket_of_the_living();
+    fake_ack(d, 7, sent);
+    ck_assert_uint_eq(fake_stats(t).outstanding, 1);
+    tick_for(20); /* nothing of ours is in the queue, which others fill */
+    ck_assert_uint_ne(t->sender.blocked_us, 0);
+    while (recv(d->fd, d->frame, sizeof d->frame, 0) >= 0)
+        ;
+    fake_advance_ms(TOLL_BLOCKED_WAIT_MAX_US / 1000);
+    ck_assert_int_eq(fake_record(t, NULL), 0);
+    read_one(2);
 }
 END_TEST
 
@@ -646,6 +698,9 @@ int main(void)
     tcase_add_test(tcase, stale_heartbeat_on_an_idle_worker_attaches_again);
     tcase_add_test(tcase, full_socket_coalesces);
     tcase_add_test(tcase, full_socket_is_asked_less_often_the_longer_nobody_reads);
+    tcase_add_test(tcase, full_socket_is_left_to_the_ticks);
+    tcase_add_test(tcase, full_socket_is_tried_by_records_where_nobody_ticks);
+    tcase_add_test(tcase, full_socket_is_tried_by_records_that_no_ack_will_tell);
     tcase_add_test(tcase, acks_end_the_wait_for_a_full_socket);
     tcase_add_test(tcase, record_sends_no_more_than_one_large_datagram_of_what_waits);
     tcase_add_test(tcase, frames_at_the_seam_of_the_ring_arrive_whole);
