@@ -1,8 +1,8 @@
 /* What recording costs a worker: how long toll_llm() takes at human pace, at full speed, with the daemon frozen and with
  * none there, and how libtoll coalesces when workers flood the daemon.
  *
- * Beside it, alternating within every phase: a bare send() of the same bytes to the same daemon, and the bare clock loop
- * (two clock_gettime() calls). As much time is measured in the clock loop as in the calls it stands beside, so that an
+ * Beside it, alternating within every phase: a bare send() of the same bytes to the same daemon, or, where there is nobody
+ * to send to, a bare copy of them into memory, and the bare clock loop (two clock_gettime() calls). As much time is measured in the clock loop as in the calls it stands beside, so that an
  * outlier of the machine, which hits both, can be told from one of the library's. Each phase has a fresh tolld on the log sink.
  *
  * It prints figures and judges nothing. */
@@ -39,12 +39,13 @@ enum {
     THREADS_MAX = 4,
     WORKERS_MAX = 16,
     BLOCK_NS = 1000000,
+    BARE_RING = 1 << 20,
     FINE_NS = 16384,
     OCTAVE = 64,
     BINS = FINE_NS + 32 * OCTAVE
 };
-enum kind { RECORD, SEND, CLOCK, KINDS };
-static const char *const kind_names[] = {"record", "send", "clock"};
+enum kind { RECORD, SEND, COPY, CLOCK, KINDS };
+static const char *const kind_names[] = {"record", "send", "copy", "clock"};
 
 /* A sender that does what libtoll does for one frame, as bare as it goes. */
 struct bare {
@@ -52,6 +53,8 @@ struct bare {
     struct toll_frame envelope;
     uint8_t id[16], datagram[1024];
     size_t size;
+    uint8_t *ring; /* where copies go, one after the other */
+    size_t ring_at;
 };
 
 struct phase {
@@ -159,6 +162,8 @@ static void measure(struct task *k, struct bare *b, enum kind kind)
         r = record(k->toll, k->call);
     else if (kind == SEND)
         (void)!send(b->fd, b->datagram, b->size, MSG_NOSIGNAL);
+    else if (kind == COPY)
+        memcpy(b->ring + b->ring_at, frame_bytes, frame_size);
     latency_note(&k->of[kind], now_ns(CLOCK_MONOTONIC) - from);
     if (r == -ENOBUFS) {
         k->refused++;
@@ -173,15 +178,15 @@ static void measure(struct task *k, struct bare *b, enum kind kind)
  * caches have had the same time to go cold. */
 static void paced(struct task *k, struct bare *b)
 {
-    static const enum kind turn[] = {CLOCK, RECORD, CLOCK, SEND};
+    const enum kind turn[] = {CLOCK, RECORD, CLOCK, b->ring ? COPY : SEND};
     uint64_t step = UINT64_C(1000000000) / k->phase->rate / 4, due = now_ns(CLOCK_MONOTONIC);
     uint64_t end = due + (uint64_t)(seconds * 1e9);
     for (unsigned i = 0; due < end; i++) {
         enum kind kind = turn[i % 4];
-        if (kind == SEND && b->fd < 0)
-            kind = CLOCK;
         if (kind == SEND)
             bare_prepare(b);
+        if (kind == COPY)
+            b->ring_at = (b->ring_at + 256) % (BARE_RING - sizeof frame_bytes);
         due += step;
         struct timespec at = {.tv_sec = (time_t)(due / 1000000000), .tv_nsec = (long)(due % 1000000000)};
         if (!k->phase->busy)
@@ -199,7 +204,7 @@ static void full_speed(struct task *k, struct bare *b)
     uint64_t end = now_ns(CLOCK_MONOTONIC) + (uint64_t)(seconds * 1e9);
     for (unsigned i = 0; now_ns(CLOCK_MONOTONIC) < end && !k->ended; i++) {
         enum kind kind = i % KINDS;
-        if (kind == SEND && b->fd < 0)
+        if (kind == COPY || (kind == SEND && b->fd < 0))
             continue;
         struct latency *l = &k->of[kind];
         uint64_t cpu = now_ns(CLOCK_THREAD_CPUTIME_ID), until = l->in_ns + BLOCK_NS;
@@ -218,6 +223,10 @@ static void *task_main(void *arg)
     struct bare b = {.fd = -1};
     if (!k->phase->frozen && !k->phase->absent)
         bare_open(&b, k->daemon);
+    else if (!(b.ring = calloc(1, BARE_RING)))
+        die("calloc");
+    else
+        memset(b.ring, 1, BARE_RING); /* its pages are there, as libtoll's are */
     toll_id_random(k->call);
     (void)toll_session_start(k->toll, k->call, NULL);
     if (k->phase->rate)
@@ -226,6 +235,7 @@ static void *task_main(void *arg)
         full_speed(k, &b);
     if (b.fd >= 0)
         close(b.fd);
+    free(b.ring);
     return NULL;
 }
 
@@ -263,6 +273,21 @@ static void print_latency(enum kind kind, const struct latency *l)
     printf("}");
 }
 
+/* Stops the daemon, and records until libtoll has found the socket full, and for long enough to know that it stays so. */
+static void freeze(const struct own_daemon *d, struct toll *t)
+{
+    struct toll_stats stats = {0};
+    kill(d->pid, SIGSTOP);
+    while (stats.blocked == 0) {
+        if (record(t, (const unsigned char[16]){1}) < 0 || toll_stats(t, &stats) < 0)
+            die("freeze");
+    }
+    for (int i = 0; i < 100; i++) {
+        usleep(1000);
+        toll_tick(t);
+    }
+}
+
 static void run_phase(const struct phase *p)
 {
     static struct task task[THREADS_MAX];
@@ -283,7 +308,7 @@ static void run_phase(const struct phase *p)
     if (!p->absent && (record(t, (const unsigned char[16]){1}) < 0 || toll_flush(t, 5000) < 0))
         die("toll_flush");
     if (p->frozen)
-        kill(d.pid, SIGSTOP);
+        freeze(&d, t);
     for (int i = 0; p->full && i < 10000000 && record(t, (const unsigned char[16]){1}) == 0; i++)
         ;
     memset(task, 0, sizeof task);
