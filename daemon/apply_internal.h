@@ -1,7 +1,8 @@
 /* What apply's files share; nobody else includes it.
  *
  * apply.c        a batch as a transaction, and what comes before and after it
- * apply_read.c   records ▶ pieces ▶ pieces that were not stored before
+ * apply_read.c   records ▶ pieces
+ * apply_once.c   pieces ▶ pieces that were not stored before
  * apply_order.c  in which order
  * apply_store.c  pieces ▶ sessions and rows, carefully where some are refused */
 #ifndef TOLL_DAEMON_APPLY_INTERNAL_H
@@ -14,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 enum { APPLY_DATAGRAM_ROOM = 1 << 20 /* no record is larger */ };
 
@@ -116,6 +118,20 @@ struct apply {
     uint64_t unsure_to; /* 0: none */
 };
 
+/* The array, with room for one more element of `size` bytes after `count`; NULL: out of memory, and it is as it was. */
+static inline void *apply_grow(void *array, size_t *capacity, size_t count, size_t size)
+{
+    size_t wanted = *capacity ? *capacity * 2 : 1024;
+    void *grown;
+
+    if (count < *capacity)
+        return array;
+    grown = realloc(array, wanted * size);
+    if (grown)
+        *capacity = wanted;
+    return grown;
+}
+
 /* apply_read.c */
 void apply_clear_batch(struct apply *apply);
 void apply_forget_streams(struct apply *apply);
@@ -125,6 +141,8 @@ int apply_gather(struct apply *apply) __attribute__((warn_unused_result));
 /* Reads some of the next batch while the server is busy with this one. 0 or -ENOMEM; other errors come up again in apply_gather(). */
 int apply_read_ahead(struct apply *apply) __attribute__((warn_unused_result));
 void apply_drop_ahead(struct apply *apply); /* it will be read again */
+
+/* apply_once.c */
 int apply_load_streams(struct apply *apply) __attribute__((warn_unused_result));
 /* Marks the pieces' numbers as seen; drops duplicates, and puts what is no frame into quarantine. */
 int apply_drop_stored(struct apply *apply) __attribute__((warn_unused_result));

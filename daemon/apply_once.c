@@ -1,0 +1,151 @@
+/* See apply_internal.h. Which pieces are new: a frame's number is stored once, however often it was sent. */
+#include "daemon/apply_internal.h"
+
+#include "daemon/share.h"
+#include "proto/utf8.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int apply_refuse(struct apply *apply, struct piece *piece, const char *reason)
+{
+    struct sink_refused *list =
+        apply_grow(apply->refused, &apply->refused_capacity, apply->refused_count, sizeof(*list));
+    char clean[TOLL_REASON_MAX];
+
+    if (!list)
+        return -ENOMEM;
+    apply->refused = list;
+    toll_utf8_copy(reason, strlen(reason), clean, sizeof(clean)); /* a server's message may be in any encoding */
+    list[apply->refused_count] = (struct sink_refused){.origin = piece->origin, .reason = strdup(clean)};
+    if (!list[apply->refused_count].reason)
+        return -ENOMEM;
+    apply->refused_count++;
+    piece->dropped = true;
+    apply->tally.counts.quarantined++;
+    return 0;
+}
+
+static void drop_duplicate(struct apply *apply, struct piece *piece)
+{
+    piece->dropped = true;
+    apply->tally.counts.duplicates++;
+}
+
+static bool is_unknown(const struct known_stream *stream)
+{
+    return stream->stream.revision == 0;
+}
+
+static bool is_changed(const struct known_stream *stream)
+{
+    return stream->changed;
+}
+
+/* Fills stream_list with those that `wanted` picks. */
+static int list_streams(struct apply *apply, bool (*wanted)(const struct known_stream *stream), size_t *ret_count)
+{
+    size_t count = 0;
+
+    for (struct known_stream *stream = apply->streams; stream; stream = stream->hh.next) {
+        struct sink_stream **list;
+
+        if (!wanted(stream))
+            continue;
+        list = apply_grow(apply->stream_list, &apply->stream_capacity, count, sizeof(struct sink_stream *));
+        if (!list)
+            return -ENOMEM;
+        apply->stream_list = list;
+        list[count++] = &stream->stream;
+    }
+    *ret_count = count;
+    return 0;
+}
+
+int apply_load_streams(struct apply *apply)
+{
+    size_t count;
+    int r = list_streams(apply, is_unknown, &count);
+
+    return r < 0 ? r : apply->sink->ops->load_streams(apply->sink, apply->stream_list, count);
+}
+
+int apply_list_changed(struct apply *apply, size_t *ret_count)
+{
+    return list_streams(apply, is_changed, ret_count);
+}
+
+/* A number is stored if it is marked by the writer whose frame it was, in this row or in one that was kept when the writers were another number. */
+static bool is_stored(const struct sink_stream *stream, const struct piece *piece)
+{
+    uint64_t missing = piece->origin.seq, before;
+
+    do {
+        before = missing;
+        missing = rangeset_first_missing(&stream->seen, missing);
+        for (size_t i = 0; i < stream->other_count && missing < piece->seq_end; i++) {
+            const struct sink_stream_other *other = &stream->others[i];
+            unsigned owner = piece->broken ? 0 : share_of_frame(piece->origin.data, piece->origin.size, other->writers);
+
+            if (owner == other->writer)
+                missing = rangeset_first_missing(&other->seen, missing);
+        }
+    } while (missing != before && missing < piece->seq_end);
+    return missing >= piece->seq_end;
+}
+
+/* A piece with numbers: stored only if one of them is new, which makes its datagram new. */
+static int mark_numbers(struct apply *apply, struct piece *piece, bool *datagram_is_new)
+{
+    struct known_stream *stream = piece->stream;
+    bool was_seen, duplicate;
+    int r;
+
+    assert(stream); /* only an envelope gives numbers */
+    was_seen = rangeset_first_missing(&stream->stream.seen, piece->origin.seq) >= piece->seq_end;
+    duplicate = !piece->others && (was_seen || is_stored(&stream->stream, piece));
+    if (duplicate)
+        drop_duplicate(apply, piece);
+    if (was_seen)
+        return 0;
+    r = rangeset_add(&stream->stream.seen, piece->origin.seq, piece->seq_end);
+    if (r == -E2BIG && piece->dropped)
+        return 0;
+    if (r == -E2BIG)
+        return apply_refuse(apply, piece, "stream: its numbers have more than 1024 holes");
+    if (r < 0)
+        return r;
+    stream->changed = true;
+    if (duplicate)
+        return 0;
+    *datagram_is_new = true;
+    return piece->broken && !piece->others ? apply_refuse(apply, piece, piece->broken) : 0;
+}
+
+int apply_drop_stored(struct apply *apply)
+{
+    bool datagram_is_new = true;
+    uint64_t lsn = UINT64_MAX;
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < apply->got.piece_count; i++) {
+        struct piece *piece = &apply->got.pieces[i];
+
+        if (piece->origin.lsn != lsn) { /* the next datagram; one without numbers is always new */
+            lsn = piece->origin.lsn;
+            datagram_is_new = !piece->stream || piece->origin.seq == 0;
+        }
+        if (piece->origin.seq) {
+            r = mark_numbers(apply, piece, &datagram_is_new);
+        } else if (piece->broken) {
+            /* Bytes after the frames that an envelope counts: they come again when the datagram is sent again. */
+            if (datagram_is_new)
+                r = apply_refuse(apply, piece, piece->broken);
+            else
+                drop_duplicate(apply, piece);
+        }
+    }
+    return r;
+}
