@@ -14,6 +14,7 @@
 #include "proto/fields.h"
 #include "proto/json.h"
 #include "proto/reader.h"
+#include "proto/usual.h"
 #include "proto/utf8.h"
 #include "proto/value.h"
 #include "proto/walk.h"
@@ -73,6 +74,17 @@ static int walk_all(const void *data, size_t size, char reason[static TOLL_REASO
     if (r < 0)
         (void)toll_refuse(reason, "%s", toll_walk_strerror(r));
     return r == -E2BIG ? -EINVAL : r;
+}
+
+/* Of a frame that begins with its type, as libtoll's do; 0: of any other. */
+static enum toll_frame_type usual_type(const struct toll_reader *reader)
+{
+    const uint8_t *p = reader->pos;
+    struct toll_str name;
+
+    if (reader->left == 0 || !toll_usual_skip(&p, reader->end, "type", 4) || !toll_usual_string(&p, reader->end, &name))
+        return 0;
+    return toll_frame_type_from_name(name.ptr, name.len);
 }
 
 /* 0 and the reason if there is none. A repeated `type` is found later, like any repeated key. */
@@ -174,7 +186,10 @@ static int take_pairs(struct decoding *d, struct toll_reader reader)
     const struct toll_field *field;
     int r;
 
-    while (toll_reader_next(&reader, &key, &value)) {
+    for (;;) {
+        reader.left -= toll_pairs_usual(&pairs, &reader.pos, reader.end, reader.left);
+        if (!toll_reader_next(&reader, &key, &value))
+            break;
         if ((r = toll_pair_take(&pairs, &key.object, &value.object, &field, d->reason)) < 0)
             return r;
         if (!field) {
@@ -292,7 +307,9 @@ static int decode(struct decoding *d)
 
     if (!toll_reader_open(&reader, d->data, d->size, &other))
         return toll_refuse(d->reason, "expected a map, got %s", toll_value_kind(&other));
-    enum toll_frame_type type = find_type(reader, d->reason);
+    enum toll_frame_type type = usual_type(&reader);
+    if (type == 0)
+        type = find_type(reader, d->reason);
     if (type == 0)
         return -EINVAL;
     if (type == TOLL_FRAME_STREAM) {

@@ -37,8 +37,10 @@ const char *toll_frame_type_name(enum toll_frame_type type)
 
 enum toll_frame_type toll_frame_type_from_name(const char *name, size_t size)
 {
+    if (size == 0)
+        return 0;
     for (enum toll_frame_type type = TOLL_FRAME_SESSION_START; type <= TOLL_FRAME_STREAM; type++)
-        if (size < sizeof(type_names[type]) && type_names[type][size] == '\0' &&
+        if (type_names[type][0] == name[0] && size < sizeof(type_names[type]) && type_names[type][size] == '\0' &&
             memcmp(type_names[type], name, size) == 0)
             return type;
     return 0;

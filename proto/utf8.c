@@ -36,18 +36,47 @@ bool toll_utf8_next(const char *text, size_t size, size_t *ret_size)
     return true;
 }
 
+/* Whether eight bytes are ASCII other than NUL; now and then it says no of such that are. */
+static inline bool is_plain(uint64_t word)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), tops = UINT64_C(0x8080808080808080);
+
+    return ((word | (word - ones)) & tops) == 0; /* no byte above 0x7f, and no zero byte */
+}
+
+static inline uint64_t load8(const char *text)
+{
+    uint64_t word;
+
+    memcpy(&word, text, sizeof(word));
+    return word;
+}
+
+static inline uint64_t load4(const char *text)
+{
+    uint32_t word;
+
+    memcpy(&word, text, sizeof(word));
+    return word;
+}
+
+/* The same of a short string without a loop, by words that overlap: nearly all strings are names. False, too: it is not short. */
+static inline bool is_plain_name(const char *text, size_t size)
+{
+    if (size > 24 || size < 4)
+        return false;
+    if (size < 8)
+        return is_plain(load4(text) | load4(text + size - 4) << 32);
+    return is_plain(load8(text)) && is_plain(load8(text + size - 8)) && (size <= 16 || is_plain(load8(text + 8)));
+}
+
 /* How many bytes at the start of text are ASCII other than NUL, found eight at a time. */
 static size_t plain_prefix(const char *text, size_t size)
 {
-    const uint64_t ones = UINT64_C(0x0101010101010101), tops = UINT64_C(0x8080808080808080);
     size_t i = 0;
 
-    for (; size - i >= 8; i += 8) {
-        uint64_t word;
-        memcpy(&word, text + i, 8);
-        if ((word | (word - ones)) & tops) /* a byte above 0x7f, or (at the latest) a zero byte */
-            break;
-    }
+    while (size - i >= 8 && is_plain(load8(text + i)))
+        i += 8;
     while (i < size && (signed char)text[i] > 0)
         i++;
     return i;
@@ -57,6 +86,8 @@ bool toll_utf8_clean(const char *text, size_t size)
 {
     size_t pos = 0, length;
 
+    if (is_plain_name(text, size))
+        return true;
     for (;;) {
         pos += plain_prefix(text + pos, size - pos);
         if (pos == size)

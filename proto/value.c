@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "proto/json.h"
+#include "proto/usual.h"
+#include "proto/utf8.h"
 
 const char *toll_value_kind(const msgpack_object *value)
 {
@@ -300,20 +302,6 @@ static int take_value(const struct toll_field *field, const msgpack_object *valu
 
 /* --- pairs --- */
 
-/* memcmp() == 0 without a call or a loop for most: keys are short, and compared for every pair of every frame. */
-static inline bool same_bytes(const char *a, const char *b, size_t size)
-{
-    uint64_t a_start, b_start, a_end, b_end;
-
-    if (size < 8 || size > 16)
-        return memcmp(a, b, size) == 0;
-    memcpy(&a_start, a, 8); /* the two halves overlap */
-    memcpy(&b_start, b, 8);
-    memcpy(&a_end, a + size - 8, 8);
-    memcpy(&b_end, b + size - 8, 8);
-    return a_start == b_start && a_end == b_end;
-}
-
 /* The row of the frame table for a key of this type of frame, or NULL. A sender's frames of a type have the same keys in the same order, mostly: so
  * the first look is at what came next the last time. */
 static const struct toll_field *find_field(struct toll_pairs *pairs, const msgpack_object_str *key)
@@ -325,7 +313,7 @@ static const struct toll_field *find_field(struct toll_pairs *pairs, const msgpa
             i = 0;
         const struct toll_field *field = &toll_fields[i];
         if (field->name_size == key->size && ((field->required | field->optional) & bit) &&
-            same_bytes(field->name, key->ptr, key->size)) {
+            toll_same_bytes(field->name, key->ptr, key->size)) {
             if (pairs->order)
                 pairs->order->next[pairs->last] = (uint8_t)i;
             pairs->last = i + 1;
@@ -333,6 +321,121 @@ static const struct toll_field *find_field(struct toll_pairs *pairs, const msgpa
         }
     }
     return NULL;
+}
+
+/* llround(), of what is ≥ 0 and far from overflowing. */
+static int64_t rounded(double value)
+{
+    int64_t whole = (int64_t)value;
+
+    return whole + (value - (double)whole >= 0.5);
+}
+
+static bool take_usual_count(const uint8_t **p, const uint8_t *end, int32_t *at)
+{
+    uint64_t count;
+
+    if (!toll_usual_unsigned(p, end, &count) || count > TOLL_COUNT_MAX)
+        return false;
+    *at = (int32_t)count;
+    return true;
+}
+
+static bool take_usual_time(const uint8_t **p, const uint8_t *end, int64_t *at)
+{
+    uint64_t us;
+
+    if (!toll_usual_unsigned(p, end, &us) || us > INT64_MAX)
+        return false;
+    *at = (int64_t)us;
+    return true;
+}
+
+static bool take_usual_duration(const uint8_t **p, const uint8_t *end, int64_t *at)
+{
+    uint64_t whole;
+    double ms;
+
+    if (!toll_usual_float(p, end, &ms)) {
+        if (!toll_usual_unsigned(p, end, &whole))
+            return false;
+        ms = (double)whole;
+    }
+    if (!(ms >= 0 && ms * 1000.0 <= (double)TOLL_DURATION_MAX))
+        return false;
+    *at = rounded(ms * 1000.0);
+    return true;
+}
+
+static bool take_usual_bool(const uint8_t **p, const uint8_t *end, bool *at)
+{
+    if (*p == end || (**p != 0xc2 && **p != 0xc3))
+        return false;
+    *at = *(*p)++ == 0xc3;
+    return true;
+}
+
+static bool take_usual_text(const uint8_t **p, const uint8_t *end, struct toll_str *at)
+{
+    return toll_usual_string(p, end, at) && toll_utf8_clean(at->ptr, at->len);
+}
+
+/* One value of a field, as libtoll writes it. */
+static inline bool take_usual_value(const struct toll_field *field, const uint8_t **p, const uint8_t *end, void *at)
+{
+    struct toll_str type;
+
+    switch ((enum toll_kind)field->kind) {
+    case TOLL_KIND_TYPE: /* known already */
+        return toll_usual_string(p, end, &type);
+    case TOLL_KIND_UUID:
+    case TOLL_KIND_BIN16:
+        return toll_usual_bin16(p, end, at);
+    case TOLL_KIND_TIME:
+        return take_usual_time(p, end, at);
+    case TOLL_KIND_NAME:
+    case TOLL_KIND_TEXT:
+        return take_usual_text(p, end, at);
+    case TOLL_KIND_COUNT:
+        return take_usual_count(p, end, at);
+    case TOLL_KIND_DURATION:
+        return take_usual_duration(p, end, at);
+    case TOLL_KIND_BOOL:
+        return take_usual_bool(p, end, at);
+    case TOLL_KIND_NUMBER:
+    case TOLL_KIND_QUANTITY:
+    case TOLL_KIND_MAP:
+        break;
+    }
+    return false;
+}
+
+uint32_t toll_pairs_usual(struct toll_pairs *pairs, const uint8_t **pos, const uint8_t *end, uint32_t most)
+{
+    const uint8_t *p = *pos, *next;
+    uint64_t taken = 0; /* rows; in registers, like the rest here: this is the loop that decoding is */
+    unsigned last = pairs->last;
+    uint32_t count = 0;
+
+    for (; count < most; count++, p = next) {
+        unsigned row = pairs->order->next[last];
+        const struct toll_field *field = &toll_fields[row];
+        uint64_t bit = UINT64_C(1) << row;
+
+        next = p;
+        if (((pairs->seen | taken) & bit) || !toll_usual_skip(&next, end, field->name, field->name_size) ||
+            !take_usual_value(field, &next, end, (char *)pairs->frame + field->offset))
+            break;
+        if (field->has)
+            *((bool *)pairs->frame + field->has) = true;
+        taken |= bit;
+        last = row + 1;
+    }
+    pairs->seen |= taken;
+    pairs->present |= taken;
+    pairs->last = last;
+    *pos = p;
+    return count;
 }
 
 int toll_refuse_repeated(enum toll_frame_type type, const char *where, const char *key, size_t size,

@@ -2,7 +2,7 @@
  * kind.
  *
  * Internal to proto/, shared by decode.c and envelope.c. Copies nothing but numbers and ids, mends no UTF-8,
- * and keeps nothing of keys it does not know. */
+ * and keeps nothing of keys it does not know. Most pairs need not become an object: see toll_pairs_usual(). */
 #ifndef TOLL_PROTO_VALUE_H
 #define TOLL_PROTO_VALUE_H
 
@@ -35,6 +35,11 @@ struct toll_pairs {
 int toll_pair_take(struct toll_pairs *pairs, const msgpack_object *key, const msgpack_object *value,
                    const struct toll_field **ret_field, char reason[static TOLL_REASON_MAX])
     __attribute__((warn_unused_result));
+
+/* Takes pairs from *pos on, of which nothing from `end` on is read, as long as their keys come in the order of the last frame of the type and their values stand
+ * there as libtoll writes them, strings clean. At most so many; returns how many, and *pos is behind them. What comes then is to be read and taken the other
+ * way: but perhaps for its field, where nothing is promised, nothing has changed. Needs pairs->order. */
+uint32_t toll_pairs_usual(struct toll_pairs *pairs, const uint8_t **pos, const uint8_t *end, uint32_t most);
 
 /* At the end: -EINVAL and the reason if a required key was not among the pairs, or the keys do not fit
  * together. */
