@@ -32,7 +32,7 @@ static void put16(struct copy_buffer *buf, uint16_t value)
     char *at = copy_take(buf, sizeof(value));
 
     if (at)
-        copy_store16(at, value);
+        field_store16(at, value);
 }
 
 static void put32(struct copy_buffer *buf, uint32_t value)
@@ -40,7 +40,7 @@ static void put32(struct copy_buffer *buf, uint32_t value)
     char *at = copy_take(buf, sizeof(value));
 
     if (at)
-        copy_store32(at, value);
+        field_store32(at, value);
 }
 
 void copy_begin(struct copy_buffer *buf)
@@ -71,14 +71,21 @@ void copy_done(struct copy_buffer *buf)
     *buf = (struct copy_buffer){0};
 }
 
-void copy_time(struct copy_buffer *buf, int64_t epoch_us)
+char *field_time_far(char *at, int64_t epoch_us)
 {
     if (epoch_us == INT64_MIN)
-        copy_null(buf);
-    else if (epoch_us < PG_TIME_MIN + PG_EPOCH_US)
-        copy_int8(buf, INT64_MIN); /* -infinity */
-    else
-        copy_int8(buf, epoch_us - PG_EPOCH_US >= PG_TIME_END ? INT64_MAX : epoch_us - PG_EPOCH_US);
+        return field_null(at);
+    if (epoch_us < PG_TIME_MIN + PG_EPOCH_US)
+        return field_int8(at, INT64_MIN); /* -infinity */
+    return field_int8(at, epoch_us - PG_EPOCH_US >= PG_TIME_END ? INT64_MAX : epoch_us - PG_EPOCH_US);
+}
+
+void copy_time(struct copy_buffer *buf, int64_t epoch_us)
+{
+    char *at = copy_take(buf, epoch_us == INT64_MIN ? 4 : 12);
+
+    if (at)
+        field_time(at, epoch_us);
 }
 
 /* The digits of a decimal and where its point stands: value = 0.d₁d₂d₃… × 10^point. */
@@ -113,32 +120,40 @@ static struct decimal read_decimal(const char *text)
 }
 
 /* Groups of four decimal digits, the first with weight 10000^weight (src/backend/utils/adt/numeric.c, numeric_recv). */
-void copy_numeric(struct copy_buffer *buf, const char *decimal)
+char *field_numeric(char *at, const char *decimal)
 {
     struct decimal d;
     int weight, lead, groups, scale;
 
-    if (!*decimal) {
-        copy_null(buf);
-        return;
-    }
+    if (!*decimal)
+        return field_null(at);
     d = read_decimal(decimal);
     weight = d.point > 0 ? (d.point - 1) / 4 : -((-d.point) / 4) - 1;
     lead = (weight + 1) * 4 - d.point; /* zeros in front of the first digit, so that the point falls between groups */
     groups = d.count ? (lead + d.count + 3) / 4 : 0;
     scale = d.count > d.point ? d.count - d.point : 0;
-    put32(buf, (uint32_t)(8 + 2 * groups));
-    put16(buf, (uint16_t)groups);
-    put16(buf, (uint16_t)(groups ? weight : 0));
-    put16(buf, 0); /* sign: positive */
-    put16(buf, (uint16_t)(d.count ? scale : 0));
+    at = field_store32(at, (uint32_t)(8 + 2 * groups));
+    at = field_store16(at, (uint16_t)groups);
+    at = field_store16(at, (uint16_t)(groups ? weight : 0));
+    at = field_store16(at, 0); /* sign: positive */
+    at = field_store16(at, (uint16_t)(d.count ? scale : 0));
     for (int i = 0; i < groups; i++) {
         uint16_t group = 0;
 
         for (int j = i * 4 - lead; j < i * 4 - lead + 4; j++)
             group = (uint16_t)(group * 10 + (j >= 0 && j < d.count ? d.digits[j] : 0));
-        put16(buf, group);
+        at = field_store16(at, group);
     }
+    return at;
+}
+
+void copy_numeric(struct copy_buffer *buf, const char *decimal)
+{
+    char number[FIELD_NUMERIC_MOST], *end = field_numeric(number, decimal),
+                                     *at = copy_take(buf, (size_t)(end - number));
+
+    if (at)
+        memcpy(at, number, (size_t)(end - number));
 }
 
 /* Writes a number where there was room left for it. */

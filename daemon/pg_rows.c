@@ -25,39 +25,41 @@ const char PG_COPY_QUARANTINE[] =
     "FROM STDIN (FORMAT binary)";
 enum { QUARANTINE_COLUMNS = 11 };
 
-static void copy_str(struct copy_buffer *buf, const struct toll_str *str)
+/* What a field takes at most besides FIELD_MOST. */
+static inline size_t room(const struct toll_str *str)
 {
-    copy_text(buf, str->ptr, str->len);
+    return str->len; /* 0 where there is none */
 }
 
-static void copy_count(struct copy_buffer *buf, int32_t count)
+static inline char *field_str(char *at, const struct toll_str *str)
 {
-    if (count == TOLL_ABSENT)
-        copy_null(buf);
-    else
-        copy_int4(buf, count);
+    return field_text(at, str->ptr, str->len);
 }
 
-static void copy_ms(struct copy_buffer *buf, int64_t us)
+static inline char *field_count(char *at, int32_t count)
 {
-    if (us == TOLL_ABSENT)
-        copy_null(buf);
-    else
-        copy_float8(buf, (double)us / 1000.0);
+    return count == TOLL_ABSENT ? field_null(at) : field_int4(at, count);
+}
+
+static inline char *field_ms(char *at, int64_t us)
+{
+    return us == TOLL_ABSENT ? field_null(at) : field_float8(at, (double)us / 1000.0);
+}
+
+static inline char *field_uuid_or_null(char *at, bool present, const uint8_t uuid[static 16])
+{
+    return present ? field_uuid(at, uuid) : field_null(at);
+}
+
+static inline char *field_flag(char *at, bool present, bool value)
+{
+    return present ? field_bool(at, value) : field_null(at);
 }
 
 static void copy_uuid_or_null(struct copy_buffer *buf, bool present, const uint8_t uuid[static 16])
 {
     if (present)
         copy_uuid(buf, uuid);
-    else
-        copy_null(buf);
-}
-
-static void copy_flag(struct copy_buffer *buf, bool present, bool value)
-{
-    if (present)
-        copy_bool(buf, value);
     else
         copy_null(buf);
 }
@@ -74,55 +76,66 @@ void pg_row_event(struct copy_buffer *buf, const struct sink_row *row, int64_t b
 {
     const struct toll_frame *frame = row->frame;
     const char *type = toll_frame_type_name(frame->type);
+    size_t most = 2 + EVENT_COLUMNS * FIELD_MOST + FIELD_NUMERIC_MOST + room(&frame->provider) + room(&frame->model) +
+                  room(&frame->voice) + room(&frame->raw_json) + room(&frame->agent) + room(&frame->request_id) +
+                  room(&frame->language) + room(&frame->meter) + room(&frame->account);
+    char *at = copy_row_begin(buf, most, EVENT_COLUMNS);
 
-    copy_row(buf, EVENT_COLUMNS);
-    copy_uuid_or_null(buf, frame->has_session_id, frame->session_id);
-    copy_text(buf, type, strlen(type));
-    copy_str(buf, &frame->provider);
-    copy_str(buf, &frame->model);
-    copy_count(buf, frame->input_tokens);
-    copy_count(buf, frame->output_tokens);
-    copy_flag(buf, frame->type == TOLL_FRAME_LLM, frame->estimated);
-    copy_count(buf, frame->char_count);
-    copy_str(buf, &frame->voice);
-    copy_ms(buf, frame->audio_duration_us);
-    copy_time(buf, row->occurred_us);
-    copy_jsonb(buf, frame->raw_json.ptr, frame->raw_json.len);
-    copy_int8(buf, batch_id);
-    copy_uuid_or_null(buf, frame->has_turn_id, frame->turn_id);
-    copy_str(buf, &frame->agent);
-    copy_str(buf, &frame->request_id);
-    copy_str(buf, &frame->language);
-    copy_count(buf, frame->cached_input_tokens);
-    copy_count(buf, frame->cache_write_tokens);
-    copy_count(buf, frame->audio_input_tokens);
-    copy_count(buf, frame->cached_audio_tokens);
-    copy_count(buf, frame->audio_output_tokens);
-    copy_count(buf, frame->reasoning_tokens);
-    copy_ms(buf, frame->ttfb_us);
-    copy_ms(buf, frame->duration_us);
-    copy_flag(buf, frame->has_interrupted, frame->interrupted);
-    copy_str(buf, &frame->meter);
-    copy_numeric(buf, frame->type == TOLL_FRAME_USAGE ? frame->quantity : "");
-    copy_str(buf, &frame->account);
-    copy_time(buf, row->reported_us);
+    if (!at)
+        return;
+    at = field_uuid_or_null(at, frame->has_session_id, frame->session_id);
+    at = field_text(at, type, strlen(type));
+    at = field_str(at, &frame->provider);
+    at = field_str(at, &frame->model);
+    at = field_count(at, frame->input_tokens);
+    at = field_count(at, frame->output_tokens);
+    at = field_flag(at, frame->type == TOLL_FRAME_LLM, frame->estimated);
+    at = field_count(at, frame->char_count);
+    at = field_str(at, &frame->voice);
+    at = field_ms(at, frame->audio_duration_us);
+    at = field_time(at, row->occurred_us);
+    at = field_jsonb(at, frame->raw_json.ptr, frame->raw_json.len);
+    at = field_int8(at, batch_id);
+    at = field_uuid_or_null(at, frame->has_turn_id, frame->turn_id);
+    at = field_str(at, &frame->agent);
+    at = field_str(at, &frame->request_id);
+    at = field_str(at, &frame->language);
+    at = field_count(at, frame->cached_input_tokens);
+    at = field_count(at, frame->cache_write_tokens);
+    at = field_count(at, frame->audio_input_tokens);
+    at = field_count(at, frame->cached_audio_tokens);
+    at = field_count(at, frame->audio_output_tokens);
+    at = field_count(at, frame->reasoning_tokens);
+    at = field_ms(at, frame->ttfb_us);
+    at = field_ms(at, frame->duration_us);
+    at = field_flag(at, frame->has_interrupted, frame->interrupted);
+    at = field_str(at, &frame->meter);
+    at = field_numeric(at, frame->type == TOLL_FRAME_USAGE ? frame->quantity : "");
+    at = field_str(at, &frame->account);
+    at = field_time(at, row->reported_us);
+    copy_row_end(buf, at);
 }
 
 void pg_row_transcript(struct copy_buffer *buf, const struct sink_row *row, int64_t batch_id)
 {
     const struct toll_frame *frame = row->frame;
+    size_t most = 2 + TRANSCRIPT_COLUMNS * FIELD_MOST + room(&frame->role) + room(&frame->text) +
+                  room(&frame->language) + room(&frame->raw_json);
+    char *at = copy_row_begin(buf, most, TRANSCRIPT_COLUMNS);
 
-    copy_row(buf, TRANSCRIPT_COLUMNS);
-    copy_uuid(buf, frame->session_id);
-    copy_uuid_or_null(buf, frame->has_turn_id, frame->turn_id);
-    copy_str(buf, &frame->role);
-    copy_str(buf, &frame->text);
-    copy_str(buf, &frame->language);
-    copy_bool(buf, frame->interrupted);
-    copy_time(buf, row->occurred_us);
-    copy_int8(buf, batch_id);
-    copy_time(buf, row->reported_us);
-    copy_jsonb(buf, frame->raw_json.ptr, frame->raw_json.len);
+    if (!at)
+        return;
+    at = field_uuid(at, frame->session_id);
+    at = field_uuid_or_null(at, frame->has_turn_id, frame->turn_id);
+    at = field_str(at, &frame->role);
+    at = field_str(at, &frame->text);
+    at = field_str(at, &frame->language);
+    at = field_bool(at, frame->interrupted);
+    at = field_time(at, row->occurred_us);
+    at = field_int8(at, batch_id);
+    at = field_time(at, row->reported_us);
+    at = field_jsonb(at, frame->raw_json.ptr, frame->raw_json.len);
+    copy_row_end(buf, at);
 }
 
 void pg_row_gap(struct copy_buffer *buf, const struct sink_row *row, int64_t batch_id)
