@@ -208,7 +208,8 @@ DECLARE
     lines toll.rated_line[];
 BEGIN
     WITH billed AS MATERIALIZED (
-        SELECT r.*, c.closed_until, o.charge AS old_charge, o.waived AS old_waived
+        SELECT r.*, c.closed_until, o.charge AS old_charge, o.waived AS old_waived,
+               4611686018427387904 + row_number() OVER (ORDER BY r.ended_at, r.session_id) * 8 AS place
         FROM toll.rated_sessions AS r
         JOIN public.accounts AS c ON c.account_id = r.account_id
         CROSS JOIN LATERAL (SELECT sum(l.charge) AS charge, coalesce(sum(l.waived), 0) AS waived
@@ -223,17 +224,18 @@ BEGIN
         WHERE p.charge IS NOT NULL
     )
     SELECT array_agg(ROW(
-        x.place, NULL, n.occurred_at, n.session_id, n.account_id, n.business_id, 'tariff', NULL, NULL, NULL, '{}', NULL, NULL, NULL,
+        b.place, NULL, n.occurred_at, n.session_id, n.account_id, n.business_id, 'tariff', NULL, NULL, NULL, '{}', NULL, NULL, NULL,
         n.charge - coalesce(b.old_charge, 0),
         toll.waived_more(b.old_waived, b.old_charge, n.charge),
         n.currency, NULL, n.charge_price_ids, 'adjustment', 'rated anew', n.closed_until, coalesce(b.plan_id, ''),
-        -- A wallet of minutes was debited minutes: they stay the same.
-        CASE WHEN b.charge_by = 'prepaid_minutes' THEN 0 END, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        -(b.old_charge IS NULL)::integer)::toll.rated_line ORDER BY x.place)
+        -- A wallet of minutes was debited minutes: they stay the same, unless a trial waives another part of them.
+        CASE WHEN b.charge_by = 'prepaid_minutes'
+             THEN toll.minutes_due(b.billed_minutes, n.charge, b.old_waived + toll.waived_more(b.old_waived, b.old_charge, n.charge))
+                  - toll.minutes_due(b.billed_minutes, b.old_charge, b.old_waived) END, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        -(b.old_charge IS NULL)::integer)::toll.rated_line ORDER BY b.place)
     INTO lines
     FROM new AS n
     JOIN billed AS b ON b.session_id = n.session_id
-    CROSS JOIN LATERAL (SELECT 4611686018427387904 + row_number() OVER () AS place) AS x
     WHERE n.charge <> coalesce(b.old_charge, 0) OR b.old_charge IS NULL;
     RETURN coalesce(lines, '{}');
 END $$;
@@ -309,4 +311,4 @@ REVOKE ALL ON FUNCTION toll.rerate(timestamptz, timestamptz, boolean) FROM PUBLI
 COMMENT ON FUNCTION toll.rerate(timestamptz, timestamptz, boolean) IS
     'Rates usage that occurred from from_at up to to_at anew, by the price book as it is now: what each account, component, provider and model cost and were charged,'
     ' would be, and the difference. dry_run false: writes the differences as lines of kind adjustment and debits or gives back; running it again adds nothing.'
-    ' Overage beyond plans and used-up trials stay as they are. Errors: from_at not before to_at; more than 1,000,000 lines would change';
+    ' Overage beyond plans and used-up trials stay as they are; what gets its first price is waived as it would have been. Errors: from_at not before to_at; more than 1,000,000 lines would change';

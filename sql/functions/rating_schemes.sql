@@ -110,13 +110,13 @@ DECLARE
     result toll.rated_line[];
 BEGIN
     WITH l AS MATERIALIZED (
-        SELECT u.* FROM unnest(waive_trials.lines) AS u
+        SELECT u.* FROM unnest(waive_trials.lines) WITH ORDINALITY AS u
     ), covered AS MATERIALIZED (
-        -- What was corrected has its waived part already.
-        SELECT l.place, l.account_id, greatest(least(l.charge, a.trial_allowance - a.trial_used - sum(l.charge) OVER w + l.charge), 0) AS waived
+        -- What was corrected has its waived part already; a first price (unrated_charge below 0) has not.
+        SELECT l.ordinality, l.account_id, greatest(least(l.charge, a.trial_allowance - a.trial_used - sum(l.charge) OVER w + l.charge), 0) AS waived
         FROM l
         JOIN public.accounts AS a ON a.account_id = l.account_id AND l.occurred_at < a.trial_ends_at
-        WHERE l.charge > 0 AND (l.kind = 'usage' OR l.reason IS NULL)
+        WHERE l.charge > 0 AND (l.kind = 'usage' OR l.reason IS NULL OR l.unrated_charge < 0)
         WINDOW w AS (PARTITION BY l.account_id ORDER BY l.place ROWS UNBOUNDED PRECEDING)
     ), used AS (
         UPDATE public.accounts AS a SET trial_used = a.trial_used + t.waived
@@ -126,11 +126,17 @@ BEGIN
     SELECT array_agg(ROW(
         l.place, l.event_id, l.occurred_at, l.session_id, l.account_id, l.business_id, l.component, l.provider, l.model, l.variant, l.quantities,
         l.cost_original, l.cost_currency, l.cost, l.charge, coalesce(c.waived, l.waived), l.currency, l.cost_price_ids, l.charge_price_ids, l.kind,
-        l.reason, l.closed_until, l.scope_plan, toll.minutes_due(l.minutes, l.charge, c.waived), l.cost_missing, l.charge_missing, l.events, l.sessions,
+        l.reason, l.closed_until, l.scope_plan,
+        -- All minutes of the call: those that it was debited while the tariff had no price are given back.
+        CASE WHEN c.waived > 0 AND l.minutes IS NOT NULL
+             THEN (SELECT l.minutes - s.billed_minutes + toll.minutes_due(s.billed_minutes, l.charge, c.waived)
+                   FROM toll.rated_sessions AS s WHERE s.session_id = l.session_id)
+             ELSE l.minutes END,
+        l.cost_missing, l.charge_missing, l.events, l.sessions,
         l.input_tokens, l.cached_input_tokens, l.output_tokens, l.characters, l.audio_us, l.quantity, l.unrated_cost, l.unrated_charge)::toll.rated_line
         ORDER BY l.place)
     INTO result
-    FROM l LEFT JOIN covered AS c ON c.place = l.place;
+    FROM l LEFT JOIN covered AS c ON c.ordinality = l.ordinality;
     RETURN coalesce(result, '{}');
 END $$;
 REVOKE ALL ON FUNCTION toll.waive_trials(toll.rated_line[]) FROM PUBLIC;

@@ -327,3 +327,32 @@ def test_corrected_prices_are_rated_again(db: Database) -> None:
     lines = db.value("SELECT count(*) FROM billing_charges")
     db.value("SELECT count(*) FROM toll.rerate('2026-01-01', '2027-01-01', false)")
     assert db.value("SELECT count(*) FROM billing_charges") == lines
+
+
+@pytest.mark.limit(240)
+@pytest.mark.parametrize("how", ["SELECT toll.rate_unrated(1000000)", "SELECT count(*) FROM toll.rerate('2026-01-01', '2027-01-01', false)"])
+def test_late_prices_are_waived_as_if_they_had_always_stood(db: Database, how: str) -> None:
+    """Trials go on, but tariffs and speech have no price until all calls are over: then wallets, of minutes too, get back what is waived."""
+    world = World(SEED + WORLDS + 1, EVENTS // 4)
+    print(f"TOLL_SEED={SEED + WORLDS + 1}")
+    for account in world.accounts:
+        if account.charge_by == "prepaid_minutes":
+            account.trial_ends_at, account.trial_allowance = world.moment(), world.random.choice((None, None, Fraction(0)))
+            world.wallets[account.account_id] = Fraction(world.random.randrange(100_000), 100)
+    missing = [price for price in world.prices if price.component in ("tariff", "stt", "tts")]
+    world.store_book(db, without=missing)
+    fill_wallets(db, world)
+    world.store_sessions(db)
+    world.store_batches(db, world.batches)
+    world.store_ends(db, off=timedelta(seconds=world.random.randrange(-100, 100)), part=0.3)
+    rate_all(db, world)
+    world.store_ends(db)
+    world.store_names(db)
+    rate_all(db, world)
+    waived = "SELECT count(*) FROM billing_charges AS c JOIN accounts AS a USING (account_id)" \
+             " WHERE c.component = 'tariff' AND a.charge_by = 'prepaid_minutes' AND c.waived > 0"
+    assert db.value(waived) == 0
+    world.store_prices(db, missing)
+    db.value(how)
+    assert db.value(waived) > 0
+    check_all(db, Expected(world))

@@ -87,6 +87,21 @@ def test_late_price_is_waived_on_trial(book: Book) -> None:
     assert [(x["charge"], x["waived"]) for x in book.lines()] == [(None, 0), (8, 5)]
 
 
+def test_late_price_found_in_rating_anew_is_waived_on_trial(book: Book) -> None:
+    book.price("llm", "input", "1", unit=1)
+    book.account("a", trial_ends_at=NOON + hours(1), trial_allowance=D("5"))
+    book.wallet("a", 10_000)
+    event = book.llm(book.session(account_id="a"), input_tokens=8, output_tokens=0)
+    book.rate()
+    book.price("llm", "input", "1", unit=1, side="charge")
+    rerate(book)
+    assert summed(book, event) == (8, 8, 5)
+    assert book.balance("a") == 100 - 3
+    assert rerate(book) == []
+    assert book.db.value("SELECT trial_used FROM accounts") == 5
+    book.check_rollup()
+
+
 # --- what had a wrong one ---
 
 def test_replaced_price_makes_adjusting_lines_once(book: Book) -> None:

@@ -302,6 +302,52 @@ def test_trial_waives_minutes_of_a_wallet_alike(book: Book) -> None:
         assert book.balance("p", "minutes") == left, (end, left)
 
 
+@pytest.mark.parametrize("how", ["SELECT toll.rate_unrated()", "SELECT count(*) FROM toll.rerate('2020-01-01', '2100-01-01', false)"])
+def test_late_price_of_a_tariff_gives_the_trials_minutes_back(book: Book, how: str) -> None:
+    book.account("p", charge_by="prepaid_minutes", trial_ends_at=NOON + timedelta(days=1), trial_allowance=D("20"))
+    book.wallet("p", 100, "minutes")
+    for end in (60, 300, 120):
+        s = book.session(user_id="p")
+        book.batch((s, "tts", {"char_count": 1}))
+        book.change(s, ended=NOON + seconds(end))
+        book.rate()
+    book.change(s, ended=NOON + seconds(180))  # corrected before there was a price
+    book.rate()
+    assert book.balance("p", "minutes") == 91
+    book.price("tariff", "minutes", "2", unit=1, side="charge")
+    book.db.value(how)
+    # All of 2 and 10, or of 10 and 6, and in any case 20 of 18: all but nothing; in which order they are rated does not matter.
+    assert book.db.value("SELECT sum(waived) FROM billing_charges") == 18
+    assert book.balance("p", "minutes") == 100
+    assert book.db.query("SELECT type, sum(minutes_delta) FROM wallet_transactions WHERE type <> 'purchase' GROUP BY 1 ORDER BY 1") == [
+        ("adjustment", 9), ("usage", -9)]
+    assert book.db.value(how) in (None, 0)
+    assert book.balance("p", "minutes") == 100
+    book.check_rollup()
+
+
+def test_late_price_of_a_tariff_gives_back_what_the_allowance_covers(book: Book) -> None:
+    book.account("p", charge_by="prepaid_minutes", trial_ends_at=NOON + timedelta(days=1), trial_allowance=D("15"))
+    book.wallet("p", 100, "minutes")
+    s = book.session(user_id="p")
+    book.batch((s, "tts", {"char_count": 1}))
+    book.change(s, ended=NOON + seconds(300))
+    book.rate()
+    assert book.balance("p", "minutes") == 95
+    number = book.price("tariff", "minutes", "5", unit=1, side="charge")
+    book.db.value("SELECT toll.rate_unrated()")
+    assert book.balance("p", "minutes") == 98  # 15 of 25 are waived, and so three minutes of five
+    # Another price, and its part is another; then a correction rests on that.
+    book.db.execute("SELECT withdraw_price(%s, 'wrong')", number)
+    book.price("tariff", "minutes", "4", unit=1, side="charge")
+    book.db.value("SELECT count(*) FROM toll.rerate('2020-01-01', '2100-01-01', false)")
+    assert book.balance("p", "minutes") == D("98.75")  # 15 of 20
+    book.change(s, ended=NOON + seconds(60))
+    book.rate()
+    assert book.balance("p", "minutes") == 100  # 4 of 4
+    book.check_rollup()
+
+
 # --- plans ---
 
 def quota(book: Book, meter: str, included: str, cents: str, limit: str | None = None) -> None:
