@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
 from harness import Database  # noqa: E402
-from schema import JOURNAL, add_batch, add_call, faults, migrated, this_month, verify  # noqa: E402
+from schema import JOURNAL, add_batch, add_call, faults, this_month, verify  # noqa: E402
 
 TOGETHER = 20_000
 OLD = "now() - interval '9 days'"
@@ -38,14 +38,13 @@ def prune(database: Database, older_than: str = "1 day") -> int:
 
 
 @pytest.fixture
-def old(empty_db: Database) -> Database:
+def old(db: Database) -> Database:
     """So many old batches with an event each, in a database where nobody rates any more, and a call of today."""
-    migrated(empty_db)
-    empty_db.execute("UPDATE toll.rating_settings SET unrated_kept = '7 days'")
-    add_old(empty_db, TOGETHER)
-    add_their_events(empty_db, add_call(empty_db))
-    assert faults(empty_db) == {}
-    return empty_db
+    db.execute("UPDATE toll.rating_settings SET unrated_kept = '7 days'")
+    add_old(db, TOGETHER)
+    add_their_events(db, add_call(db))
+    assert faults(db) == {}
+    return db
 
 
 def test_every_row_is_accounted_for(old: Database) -> None:
@@ -101,13 +100,13 @@ def test_what_is_not_rated_stays(old: Database) -> None:
     assert prune(old) == TOGETHER
 
 
-def test_gaps_stay_visible(empty_db: Database) -> None:
-    add_old(migrated(empty_db), TOGETHER, gap_after=500)
-    empty_db.execute("UPDATE toll.batches SET events = 0")
-    assert faults(empty_db) == {"batch_ranges": 1}
-    assert prune(empty_db) == TOGETHER
-    assert empty_db.query("SELECT batches, from_lsn, to_lsn FROM toll.batch_rollups ORDER BY 2") == [(500, 0, 5000), (TOGETHER - 500, 5001, TOGETHER * 10)]
-    assert faults(empty_db) == {"batch_ranges": 1}
+def test_gaps_stay_visible(db: Database) -> None:
+    add_old(db, TOGETHER, gap_after=500)
+    db.execute("UPDATE toll.batches SET events = 0")
+    assert faults(db) == {"batch_ranges": 1}
+    assert prune(db) == TOGETHER
+    assert db.query("SELECT batches, from_lsn, to_lsn FROM toll.batch_rollups ORDER BY 2") == [(500, 0, 5000), (TOGETHER - 500, 5001, TOGETHER * 10)]
+    assert faults(db) == {"batch_ranges": 1}
 
 
 @pytest.mark.parametrize("before", [True, False])

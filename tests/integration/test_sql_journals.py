@@ -11,16 +11,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
 from harness import Database  # noqa: E402
-from schema import migrated  # noqa: E402
 
 JOURNAL = str(uuid.uuid4())
 A, B, C = (str(uuid.uuid4()) for _ in range(3))
 
 
 @pytest.fixture
-def journals(empty_db: Database) -> Database:
-    migrated(empty_db).execute("INSERT INTO toll.journals (journal_id, writer, lsn) VALUES (%s, 0, 100)", JOURNAL)
-    return empty_db
+def journals(db: Database) -> Database:
+    db.execute("INSERT INTO toll.journals (journal_id, writer, lsn) VALUES (%s, 0, 100)", JOURNAL)
+    return db
 
 
 def claim(database: Database, last: str | None, this: str) -> tuple[int, int | None]:

@@ -14,18 +14,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
 from harness import Cluster, Database  # noqa: E402
-from schema import JOURNAL, add_call, migrated  # noqa: E402
+from schema import JOURNAL, add_call  # noqa: E402
 
 DENIED = psycopg2.errors.InsufficientPrivilege
 
 
 @pytest.fixture
-def calls(empty_db: Database) -> Database:
-    migrated(empty_db)
-    add_call(empty_db)
-    add_call(empty_db, live=True)
-    empty_db.execute("INSERT INTO toll.quarantine (reason, bytes) VALUES ('bad', 'secret')")
-    return empty_db
+def calls(db: Database) -> Database:
+    add_call(db)
+    add_call(db, live=True)
+    db.execute("INSERT INTO toll.quarantine (reason, bytes) VALUES ('bad', 'secret')")
+    return db
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
 from harness import ROOT, Database  # noqa: E402
-from schema import JOURNAL, migrated  # noqa: E402
+from schema import JOURNAL  # noqa: E402
 
 IDLE = "SELECT * FROM toll.idle_sessions(%s, %s, 86400, (extract(epoch FROM now()) * 1e6)::bigint - 3600000000, 1000)"
 CHANGES = ("SELECT array_agg(ROW(id, true, NULL, %s, %s, 1, now() - interval '1 min', NULL, now(), {ended}, NULL, {reason}, {metadata}, NULL,"
@@ -22,8 +22,8 @@ END = CHANGES.format(ended="now()", reason="'end'", metadata="NULL")
 
 
 @pytest.fixture
-def sessions(empty_db: Database) -> Database:
-    return migrated(empty_db)
+def sessions(db: Database) -> Database:
+    return db
 
 
 def ids(number: int) -> list[str]:

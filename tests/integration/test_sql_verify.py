@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
 from harness import Cluster, Database  # noqa: E402
-from schema import JOURNAL, add_batch, add_call, faults, migrated, verify  # noqa: E402
+from schema import JOURNAL, add_batch, add_call, faults, verify  # noqa: E402
 
 CHECKS = ["session_totals", "session_durations", "live_sessions", "batch_ranges", "batch_frames", "batch_events", "batch_transcripts",
           "batch_quarantine", "event_sessions", "transcript_sessions", "stream_holes", "gaps", "quarantine", "sealed_sessions"]
@@ -21,7 +21,6 @@ CHECKS = ["session_totals", "session_durations", "live_sessions", "batch_ranges"
 
 def fill(database: Database) -> Database:
     """Three ended calls and a live one, a call without events, a complete stream, a gap and a frame in quarantine: all right."""
-    migrated(database)
     for _ in range(3):
         add_call(database)
     add_call(database, live=True)
@@ -36,22 +35,22 @@ def fill(database: Database) -> Database:
 
 
 @pytest.fixture
-def calls(empty_db: Database) -> Database:
-    return fill(empty_db)
+def calls(db: Database) -> Database:
+    return fill(db)
 
 
 @pytest.fixture(scope="module")
-def rolled_back(cluster: Cluster) -> Iterator[Database]:
+def rolled_back(cluster: Cluster, migrated: Database) -> Iterator[Database]:
     """The same, for tests that leave no trace."""
     if not cluster.running:
         cluster.start()
-    made = cluster.create_database()
+    made = cluster.create_database(migrated)
     yield fill(made)
     made.drop()
 
 
-def test_empty_database_is_right(empty_db: Database) -> None:
-    checks = verify(migrated(empty_db))
+def test_empty_database_is_right(db: Database) -> None:
+    checks = verify(db)
     assert list(checks) == CHECKS
     assert {(checked, wrong) for checked, wrong, _ in checks.values()} == {(0, 0)}
 
