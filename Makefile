@@ -116,7 +116,13 @@ $(BUILD)/tests/fault/%.so: tests/fault/preload/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -std=gnu11 $(WARNINGS) -g -O2 -fPIC -shared -o $@ $< -ldl
 
-tests-build: all $(UNIT_BIN) $(SUPPORT_BIN) $(FAULT_BIN) $(BENCH_BIN)
+# The migrations without the daemon, with sanitizers always.
+$(BUILD)/tests/sql/migrate: tests/sql/migrate.c daemon/migrate.c daemon/migrate.h $(BUILD)/generated/migrations.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -std=gnu11 $(WARNINGS) -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -o $@ $(filter %.c,$^) \
+		$(shell pkg-config --libs libpq)
+
+tests-build: all $(UNIT_BIN) $(SUPPORT_BIN) $(FAULT_BIN) $(BENCH_BIN) $(BUILD)/tests/sql/migrate
 .PHONY: tests-build
 
 deps:

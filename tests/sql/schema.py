@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import os
-import shlex
 import subprocess
 import uuid
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
-from harness import ROOT, SLOWNESS, Database, make_dir, remove_dir, run
+from harness import BUILD, SLOWNESS, Database
 
 UTC = timezone.utc
 JOURNAL = uuid.UUID(int=1)
@@ -20,23 +15,9 @@ PARENTS = ("billing_events", "session_transcripts")
 TOTALS = ("llm_input_tokens", "llm_output_tokens", "llm_calls", "tts_chars", "tts_calls", "stt_audio_ms", "stt_calls")
 
 
-@functools.cache
-def migrator() -> Path:
-    """tests/sql/migrate.c, built with address and undefined-behaviour sanitizers from the SQL files as they are now."""
-    work = make_dir("sql")
-    atexit.register(remove_dir, work)
-    files = [*sorted((ROOT / "sql").glob("*/*.sql")), ROOT / "sql/roles.sql"]
-    generated = work / "migrations.c"
-    generated.write_text(run(["sh", "sql/embed.sh", *(file.relative_to(ROOT) for file in files)], cwd=ROOT).stdout)
-    flags = shlex.split(run(["pkg-config", "--cflags", "--libs", "libpq"]).stdout)
-    run([os.environ.get("CC", "cc"), "-std=gnu11", "-D_GNU_SOURCE", f"-I{ROOT}", "-Wall", "-Wextra", "-Werror", "-g",
-         "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-o", work / "migrate",
-         ROOT / "tests/sql/migrate.c", ROOT / "daemon/migrate.c", generated, *flags])
-    return work / "migrate"
-
-
 def start_migrate(what: str, dsn: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([migrator(), what, dsn], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    """tests/sql/migrate.c, which is built with address and undefined-behaviour sanitizers."""
+    return subprocess.Popen([BUILD / "tests/sql/migrate", what, dsn], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             text=True)
 
 
