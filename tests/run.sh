@@ -86,16 +86,18 @@ unit_test() {
 
 wants() { case " $kinds " in *" $1 "*) ;; *) return 1 ;; esac; }
 
-for binary in "$build"/tests/test_*; do
-    wants unit || break
-    if [ -f "$binary" ] && [ -x "$binary" ]; then
-        # A binary whose source is gone is a leftover of an earlier build.
-        [ -e "tests/unit/${binary##*/}.c" ] || continue
-        case ${binary##*/} in
-        *"$pattern"*) unit_test "$binary" ;;
-        esac
-    fi
-done
+unit_tests() {
+    for binary in "$build"/tests/test_*; do
+        if [ -f "$binary" ] && [ -x "$binary" ]; then
+            # A binary whose source is gone is a leftover of an earlier build.
+            [ -e "tests/unit/${binary##*/}.c" ] || continue
+            case ${binary##*/} in
+            *"$pattern"*) unit_test "$binary" ;;
+            esac
+        fi
+    done
+    echo "$passed $failed" >"$work/counts.unit"
+}
 
 # --- integration and fault tests ---
 
@@ -149,7 +151,21 @@ add_counts() {
 set --
 ! wants integration || set -- "$@" tests/integration
 ! wants fault || set -- "$@" tests/fault
+units=''
+if wants unit && [ $# != 0 ]; then
+    unit_tests >"$work/output.unit" 2>&1 & # beside the others, which wait more than they work
+    others=$!
+    units=beside
+elif wants unit; then
+    unit_tests
+fi
 [ $# = 0 ] || python_tests "$@"
+if [ -n "$units" ]; then
+    cat "$work/output.unit"
+    read -r passed_units failed_units <"$work/counts.unit" || failed_units=1
+    passed=$((passed + ${passed_units:-0}))
+    failed=$((failed + failed_units))
+fi
 
 # --- what sanitizers wrote ---
 
