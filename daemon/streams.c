@@ -1,70 +1,18 @@
 /* See streams.h. */
 #include "daemon/streams.h"
 
-#include "daemon/idhash.h"
+#include "daemon/streams_internal.h"
 #include "proto/utf8.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <utlist.h>
 
-enum { CLIENT_NAME_MAX = 48, REAP_AT_ONCE = 64, HOLES_MAX = 131072 /* of all streams: some MiB */ };
-
-static const int64_t REPORTED_US = INT64_C(3600) * 1000 * 1000;
-
-/* Frames up to number `upto` may be acknowledged when the journal is safe up to `lsn`. */
-struct promise {
-    uint64_t lsn, upto;
-};
-
-struct stream_key { /* no padding: hashed as bytes */
-    uint8_t id[16];
-    uint32_t uid;
-};
-
-struct stream {
-    struct stream_key key;
-    uint32_t pid;
-    UT_hash_handle hh;
-    struct peer *peer;
-    struct stream *older, *newer; /* in the peer's list, longest idle first */
-    struct stream *prev_due, *next_due;
-    bool due; /* in the list of streams with a promise */
-    struct rangeset journaled;
-    uint64_t acked;
-    struct promise first, last; /* lsn 0: none. The first is kept until it is due, later ones overwrite the last */
-    struct ackpage *page;
-    int pidfd;
-    int64_t last_seen_us;
-    uint32_t holes;        /* as counted for the peer */
-    int64_t hole_since_us; /* if there are holes: since when the first missing number has been this one */
-    uint64_t hole_at;
-    uint64_t refused;        /* datagrams */
-    bool poisoned, shut_out; /* why the last one was refused, if it was */
-    char client[CLIENT_NAME_MAX];
-};
-
-/* All streams of one uid. */
-struct peer {
-    uint32_t uid;
-    size_t count, pages, holes;
-    struct stream *streams;
-    UT_hash_handle hh;
-};
-
-struct streams {
-    struct streams_options options;
-    struct stream *table;
-    struct peer *peers;
-    struct stream *due;
-    size_t pages, holes;
-    enum ackpage_state state;
-};
+enum { REAP_AT_ONCE = 64, HOLES_MAX = 131072 /* of all streams: some MiB */ };
 
 struct streams *streams_new(const struct streams_options *options)
 {
@@ -95,11 +43,6 @@ static void set_due(struct streams *streams, struct stream *stream, bool due)
     else if (!due && stream->due)
         DL_DELETE2(streams->due, stream, prev_due, next_due);
     stream->due = due;
-}
-
-static uint32_t count_holes(const struct stream *stream)
-{
-    return stream->journaled.count ? stream->journaled.count - 1 : 0;
 }
 
 static void account_holes(struct streams *streams, struct stream *stream, uint32_t holes)
@@ -219,11 +162,6 @@ static struct stream *add_stream(struct streams *streams, const struct stream_ke
     DL_APPEND2(peer->streams, stream, older, newer);
     peer->count++;
     return stream;
-}
-
-static uint64_t received_upto(const struct stream *stream)
-{
-    return rangeset_first_missing(&stream->journaled, 0) - 1;
 }
 
 /* A hole is as old as the first missing number has been what it is. */
@@ -435,80 +373,4 @@ void streams_foreach_page(const struct streams *streams,
     for (const struct stream *stream = streams->table; stream; stream = stream->hh.next)
         if (stream->page)
             visit(context, stream_host(stream), stream->page);
-}
-
-size_t streams_count(const struct streams *streams)
-{
-    return HASH_COUNT(streams->table);
-}
-
-size_t streams_pages(const struct streams *streams)
-{
-    return streams->pages;
-}
-
-const char *stream_state_name(enum stream_state state)
-{
-    static const char *const names[] = {
-        [STREAM_POISONED] = "poisoned", [STREAM_REFUSED] = "refused", [STREAM_DEAD] = "dead",
-        [STREAM_STALLED] = "stalled",   [STREAM_OK] = "ok",
-    };
-
-    return names[state];
-}
-
-/* Another process may have taken the number: then the stream counts as stalled, not as dead. */
-static bool is_gone(uint32_t pid)
-{
-    return pid && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
-}
-
-static enum stream_state state_of(const struct streams *streams, const struct stream *stream, int64_t now_us)
-{
-    if (now_us - stream->last_seen_us > REPORTED_US)
-        return STREAM_OK;
-    if (stream->poisoned)
-        return STREAM_POISONED;
-    if (stream->shut_out)
-        return STREAM_REFUSED;
-    if (count_holes(stream) == 0 || now_us - stream->hole_since_us < streams->options.stall_us)
-        return STREAM_OK;
-    return is_gone(stream->pid) ? STREAM_DEAD : STREAM_STALLED;
-}
-
-void streams_foreach(const struct streams *streams, int64_t now_us,
-                     void (*visit)(void *context, const struct stream_view *view), void *context)
-{
-    for (const struct stream *stream = streams->table; stream; stream = stream->hh.next) {
-        struct stream_view view = {
-            .uid = stream->key.uid,
-            .pid = stream->pid,
-            .client = stream->client,
-            .received = received_upto(stream),
-            .acked = stream->acked,
-            .holes = count_holes(stream),
-            .refused = stream->refused,
-            .last_seen_us = stream->last_seen_us,
-            .page = stream->page,
-            .state = state_of(streams, stream, now_us),
-        };
-
-        memcpy(view.id, stream->key.id, sizeof(view.id));
-        visit(context, &view);
-    }
-}
-
-static void count_state(void *context, const struct stream_view *view)
-{
-    struct streams_trouble *trouble = context;
-    size_t before = trouble->count[view->state]++;
-
-    if (view->state != STREAM_OK && (before == 0 || view->last_seen_us > trouble->example[view->state].last_seen_us))
-        trouble->example[view->state] = *view;
-}
-
-void streams_look(const struct streams *streams, int64_t now_us, struct streams_trouble *ret)
-{
-    *ret = (struct streams_trouble){.count = {0}};
-    streams_foreach(streams, now_us, count_state, ret);
 }
