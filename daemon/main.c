@@ -4,10 +4,10 @@
 #include "daemon/config.h"
 #include "daemon/control.h"
 #include "daemon/journal.h"
-#include "daemon/listener.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/offline.h"
+#include "daemon/opening.h"
 #include "daemon/options.h"
 #include "daemon/pipeline.h"
 #include "daemon/rating.h"
@@ -18,17 +18,12 @@
 #include "daemon/watch.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <systemd/sd-daemon.h>
-#include <systemd/sd-id128.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -51,123 +46,7 @@ struct tolld {
     int exit_status;
 };
 
-/* --- opening ---------------------------------------------------------------------------------------------------------------- */
-
-/* Descriptors are what pages, segments and what hostile workers send are made of. */
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
-static void journal_options_fill(struct journal_options *ret, const struct config *config, bool adopt)
-{
-    sd_id128_t machine;
-
-    *ret = (struct journal_options){
-        .state_dir = config->daemon.state_dir,
-        .segment_bytes = (uint64_t)config->journal.segment_bytes,
-        .max_bytes = (uint64_t)config->journal.max_bytes,
-        .min_free_bytes = (uint64_t)config->journal.min_free_bytes,
-        .retention_us = config->journal.retention_us,
-        .adopt = adopt,
-    };
-    if (sd_id128_get_machine(&machine) >= 0)
-        memcpy(ret->machine_id, machine.bytes, sizeof(ret->machine_id));
-}
-
-static void report_journal(const struct tolld *d, const struct journal_report *report)
-{
-    if (report->foreign)
-        log_warning(
-            "the journal was written on another machine: it was set aside and a new one begun. If this disk was moved here on purpose, "
-            "stop tolld, put it back and start once with --adopt-journal path=%s",
-            report->foreign_path);
-    if (report->torn_bytes)
-        log_warning(
-            "the journal's end was torn, as after a crash: bytes that were never acknowledged were cut off and kept bytes=%" PRIu64
-            " path=%s",
-            report->torn_bytes, report->torn_path);
-    if (report->damaged_from != report->damaged_to)
-        log_error("the journal is damaged: acknowledged frames do not read back from=%" PRIu64 " to=%" PRIu64,
-                  report->damaged_from, report->damaged_to);
-    log_info("journal open path=%s end_lsn=%" PRIu64 " bytes=%" PRIu64 " new=%s", d->config.daemon.state_dir,
-             journal_end_lsn(d->journal), journal_disk_bytes(d->journal), report->created ? "yes" : "no");
-}
-
-static int open_journal(struct tolld *d)
-{
-    struct journal_report report = {.created = false};
-    struct journal_options options;
-    int r;
-
-    if (mkdir(d->config.daemon.state_dir, 0750) < 0 && errno != EEXIST)
-        log_debug("state directory not made path=%s error=%s", d->config.daemon.state_dir, strerror(errno));
-    journal_options_fill(&options, &d->config, d->options.adopt_journal || d->config.daemon.adopt_journal);
-    r = journal_open(&d->journal, &options, &report);
-    if (r == -EBUSY)
-        log_error(
-            "another tolld is running on this state directory: stop it, or give this one its own (TOLL_STATE_DIR) path=%s",
-            d->config.daemon.state_dir);
-    else if (r == -EBADMSG)
-        log_error(
-            "the journal is damaged and can't be opened: keep a copy of the state directory, then run: tolld --repair-journal path=%s",
-            report.damaged_path[0] ? report.damaged_path : d->config.daemon.state_dir);
-    else if (r < 0)
-        log_error("the journal can't be opened path=%s error=%s", d->config.daemon.state_dir, strerror(-r));
-    else
-        report_journal(d, &report);
-    if (r < 0)
-        d->exit_status = r == -EBUSY ? EXIT_FAILURE : EXIT_JOURNAL;
-    return r;
-}
-
-/* The workers' socket: from the service manager, or bound here. */
-static int open_socket(struct tolld *d)
-{
-    const struct config *config = &d->config;
-    int passed = sd_listen_fds(1), r;
-
-    d->socket = -1;
-    for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + passed; fd++)
-        if (sd_is_socket(fd, AF_UNIX, SOCK_DGRAM, -1) > 0)
-            d->socket = fd;
-    d->own_socket = d->socket < 0;
-    if (d->own_socket)
-        d->socket = listener_bind(config->daemon.socket, (mode_t)config->daemon.socket_mode);
-    if (d->socket < 0) {
-        log_error(d->socket == -ENAMETOOLONG
-                      ? "the socket's path is longer than the 107 bytes that a Unix socket may have path=%s error=%s"
-                  : d->socket == -EADDRINUSE
-                      ? "the socket is in use by another process, or is no socket path=%s error=%s"
-                      : "the socket can't be bound path=%s error=%s",
-                  config->daemon.socket, strerror(-d->socket));
-        return d->socket;
-    }
-    r = listener_prepare(d->socket);
-    if (r < 0)
-        log_error("the socket that was passed can't be used error=%s", strerror(-r));
-    else
-        log_info("listening path=%s activated=%s", config->daemon.socket, d->own_socket ? "no" : "yes");
-    return r;
-}
-
-static void warn_short_queue(void)
-{
-    FILE *file = fopen("/proc/sys/net/unix/max_dgram_qlen", "re");
-    int length = 0;
-
-    if (file && fscanf(file, "%d", &length) == 1 && length < 64)
-        log_info(
-            "net.unix.max_dgram_qlen is low: bursts wait in the workers' rings more often; 512 is a good value value=%d",
-            length);
-    if (file)
-        fclose(file);
-}
+/* --- what stores ------------------------------------------------------------------------------------------------------------ */
 
 static int save_watermark(void *context, const void *data, size_t size)
 {
@@ -499,11 +378,15 @@ static int start_loop(struct tolld *d)
 
 static int start(struct tolld *d)
 {
-    int r = open_journal(d); /* first: it holds the lock that keeps a second daemon out */
+    const bool adopt = d->options.adopt_journal || d->config.daemon.adopt_journal;
+    int r =
+        opening_journal(&d->journal, &d->config, adopt); /* first: it holds the lock that keeps a second daemon out */
 
-    if (r < 0)
+    if (r < 0) {
+        d->exit_status = r == -EBUSY ? EXIT_FAILURE : EXIT_JOURNAL;
         return r;
-    r = open_socket(d);
+    }
+    r = opening_socket(&d->socket, &d->own_socket, &d->config);
     if (r < 0)
         return r;
     r = start_loop(d);
@@ -524,11 +407,11 @@ static int run(struct tolld *d)
     int r;
 
     signal(SIGPIPE, SIG_IGN);
-    raise_descriptor_limit();
+    opening_raise_descriptor_limit();
     r = start(d);
     if (r < 0) /* the writer's thread may be at work, so nothing is taken from under its feet */
         _exit(r == -ENAMETOOLONG ? EXIT_CONFIGURATION : d->exit_status ? d->exit_status : EXIT_FAILURE);
-    warn_short_queue();
+    opening_warn_short_queue();
     log_info("ready version=%s sink=%s ack=%s", TOLL_VERSION, d->commands.sink_name,
              config_ack_name((enum config_ack)d->config.journal.ack));
     sd_notify(0, "READY=1"); /* does not wait for PostgreSQL: receiving and acknowledging work without it */
@@ -572,7 +455,7 @@ int main(int argc, char **argv)
         status = offline_migrate(&d.config);
         break;
     case OPTIONS_REPAIR_JOURNAL:
-        journal_options_fill(&journal, &d.config, false);
+        opening_journal_options(&journal, &d.config, false);
         status = offline_repair(&journal);
         break;
     case OPTIONS_RUN:

@@ -43,7 +43,8 @@ control: proto
 commands: watch alarm rating control intake streams writers writer apply journal session
 options: config
 offline: options config journal migrate pg
-main: options config offline journal listener pipeline rating intake writers writer sink sink_log sink_postgres watch control commands
+opening: config journal listener
+main: options config offline opening journal pipeline rating intake writers writer sink sink_log sink_postgres watch control commands
 ctl: config control proto
 tollctl: config ctl
 '
