@@ -16,20 +16,9 @@
 #include "client/sim/call.h"
 #include "client/sim/options.h"
 #include "client/sim/record.h"
+#include "client/sim/report.h"
 
-enum { LATENCY_US = 1000, TICK_US = 20000 };
-
-/* What a worker has done; the parent adds them up. Shared memory: each worker writes its own. */
-struct report {
-    uint64_t frames[SIM_KINDS]; /* accepted, by kind */
-    uint64_t accepted, refused_full, refused_other, acked, outstanding, gaps, gap_pending;
-    uint64_t datagrams, resent, reconnects;
-    uint64_t input_tokens, output_tokens, cached_input_tokens, tts_chars, stt_audio_us;
-    uint64_t started, ended, abandoned, interrupted;
-    uint64_t snapshots_wrong;         /* the library's totals differed from the worker's own */
-    uint64_t latency[LATENCY_US + 1]; /* calls that recording took so many µs for; the last: all slower ones */
-    uint64_t latency_max_us;
-};
+enum { TICK_US = 20000 };
 
 static volatile sig_atomic_t stopping;
 
@@ -67,7 +56,7 @@ struct worker {
     const struct sim_options *o;
     unsigned index, calls_started, abandon;
     struct toll *toll;
-    struct report *report;
+    struct sim_report *report;
     FILE *record;
     struct playing *playing;
     int64_t frame_due_us; /* with a rate */
@@ -118,7 +107,7 @@ static int send_step(struct worker *w, const struct playing *p, const struct sim
 }
 
 /* Adds an accepted step to the call's and the worker's sums. */
-static void count_step(struct report *r, struct toll_snapshot *sums, const struct sim_step *step)
+static void count_step(struct sim_report *r, struct toll_snapshot *sums, const struct sim_step *step)
 {
     r->accepted++;
     r->frames[step->kind]++;
@@ -173,7 +162,7 @@ static void check_snapshot(struct worker *w, const struct playing *p)
 
 static void play_step(struct worker *w, struct playing *p, const struct sim_step *step)
 {
-    struct report *r = w->report;
+    struct sim_report *r = w->report;
     char request_id[64];
     int64_t at_us = p->began_real_us + step->at_us;
     snprintf(request_id, sizeof request_id, "%" PRIu64 "-%u-%u-%u", w->o->seed, w->index, p->number, p->next);
@@ -183,7 +172,7 @@ static void play_step(struct worker *w, struct playing *p, const struct sim_step
     int64_t before = time_us(CLOCK_MONOTONIC);
     int result = send_step(w, p, step, request_id, at_us);
     uint64_t took = (uint64_t)(time_us(CLOCK_MONOTONIC) - before);
-    r->latency[took < LATENCY_US ? took : LATENCY_US]++;
+    r->latency[took < SIM_LATENCY_US ? took : SIM_LATENCY_US]++;
     if (took > r->latency_max_us)
         r->latency_max_us = took;
 
@@ -309,7 +298,7 @@ static void play(struct worker *w)
 
 static void report_stats(struct worker *w)
 {
-    struct report *r = w->report;
+    struct sim_report *r = w->report;
     struct toll_stats s;
     if (toll_stats(w->toll, &s) < 0)
         return;
@@ -333,7 +322,7 @@ static void report_stats(struct worker *w)
 }
 
 /* Returns the process's exit status. */
-static int worker_main(const struct sim_options *o, unsigned index, struct report *report)
+static int worker_main(const struct sim_options *o, unsigned index, struct sim_report *report)
 {
     struct worker w = {.o = o, .index = index, .report = report};
     char name[32];
@@ -382,85 +371,8 @@ done:
 
 /* --- the parent --- */
 
-static void add_reports(struct report *sum, const struct report *reports, unsigned count)
-{
-    for (unsigned i = 0; i < count; i++) {
-        const uint64_t *from = (const uint64_t *)&reports[i];
-        uint64_t *to = (uint64_t *)sum, max = sum->latency_max_us;
-        for (size_t k = 0; k < sizeof *sum / sizeof *to; k++)
-            to[k] += from[k];
-        sum->latency_max_us = max > reports[i].latency_max_us ? max : reports[i].latency_max_us;
-    }
-}
-
-/* The recording time that a share of all calls stayed within, in µs. */
-static uint64_t percentile(const struct report *r, double share)
-{
-    uint64_t all = 0, below = 0;
-    for (int i = 0; i <= LATENCY_US; i++)
-        all += r->latency[i];
-    for (uint64_t i = 0; i < LATENCY_US; i++) {
-        below += r->latency[i];
-        if ((double)below >= share * (double)all)
-            return i + 1;
-    }
-    return r->latency_max_us;
-}
-
-struct row {
-    const char *key, *text;
-    uint64_t value;
-};
-
-static void print_report(const struct sim_options *o, const struct report *r, double seconds)
-{
-    const struct row rows[] = {
-        {"seed", "seed", o->seed},
-        {"workers", "workers", o->workers},
-        {"sessions_started", "sessions started", r->started},
-        {"sessions_ended", "sessions ended", r->ended},
-        {"sessions_abandoned", "sessions abandoned", r->abandoned},
-        {"session_start", "session_start frames", r->frames[SIM_START]},
-        {"llm", "llm frames", r->frames[SIM_LLM]},
-        {"tts", "tts frames", r->frames[SIM_TTS]},
-        {"stt", "stt frames", r->frames[SIM_STT]},
-        {"usage", "usage frames", r->frames[SIM_USAGE]},
-        {"transcript", "transcript frames", r->frames[SIM_TRANSCRIPT]},
-        {"session_end", "session_end frames", r->frames[SIM_END]},
-        {"interrupted", "answers interrupted", r->interrupted},
-        {"accepted", "accepted by libtoll", r->accepted},
-        {"refused", "refused", r->refused_full + r->refused_other},
-        {"acked", "acknowledged as durable", r->acked},
-        {"outstanding", "outstanding", r->outstanding},
-        {"gaps", "gap frames", r->gaps},
-        {"gap_pending", "refusals not told of", r->gap_pending},
-        {"input_tokens", "llm input tokens", r->input_tokens},
-        {"output_tokens", "llm output tokens", r->output_tokens},
-        {"cached_input_tokens", "of input: cached", r->cached_input_tokens},
-        {"tts_chars", "tts characters", r->tts_chars},
-        {"stt_audio_us", "stt audio (us)", r->stt_audio_us},
-        {"datagrams", "datagrams", r->datagrams},
-        {"resent", "frames sent again", r->resent},
-        {"reconnects", "reconnects", r->reconnects},
-        {"snapshots_wrong", "snapshots that were wrong", r->snapshots_wrong},
-        {"record_p50_us", "recording, median (us)", percentile(r, 0.5)},
-        {"record_p99_us", "recording, 99 % (us)", percentile(r, 0.99)},
-        {"record_max_us", "recording, slowest (us)", r->latency_max_us},
-    };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        if (o->json)
-            printf("%s\"%s\": %" PRIu64, i ? ", " : "{", rows[i].key, rows[i].value);
-        else
-            printf("%-26s %15" PRIu64 "\n", rows[i].text, rows[i].value);
-    }
-    if (o->json)
-        printf(", \"seconds\": %.3f}\n", seconds);
-    else
-        printf("%-26s %15.3f\n", "seconds", seconds);
-}
-
 /* Starts the workers; returns how many there are, which is fewer where fork failed. */
-static unsigned start_workers(const struct sim_options *o, struct report *reports, pid_t *pids)
+static unsigned start_workers(const struct sim_options *o, struct sim_report *reports, pid_t *pids)
 {
     pid_t parent = getpid();
     for (unsigned i = 0; i < o->workers; i++) {
@@ -508,8 +420,8 @@ static bool wait_for_workers(const pid_t *pids, unsigned count)
 int main(int argc, char **argv)
 {
     struct sim_options options = sim_options(argc, argv), *o = &options;
-    size_t bytes = (o->workers + 1) * sizeof(struct report); /* the last one is the sum */
-    struct report *reports = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    size_t bytes = (o->workers + 1) * sizeof(struct sim_report); /* the last one is the sum */
+    struct sim_report *reports = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (reports == MAP_FAILED) {
         perror("tollsim: mmap");
         return EXIT_FAILURE;
@@ -524,8 +436,8 @@ int main(int argc, char **argv)
     bool well = wait_for_workers(pids, started) && started == o->workers;
     double seconds = (double)(time_us(CLOCK_MONOTONIC) - began) / 1e6;
 
-    add_reports(&reports[o->workers], reports, o->workers);
+    sim_add_reports(&reports[o->workers], reports, o->workers);
     if (o->json || !o->quiet)
-        print_report(o, &reports[o->workers], seconds);
+        sim_print_report(o, &reports[o->workers], seconds);
     return well ? EXIT_SUCCESS : EXIT_FAILURE;
 }
