@@ -143,3 +143,29 @@ def test_quantities_that_a_double_can_hold_do_not_stop_rating(book: Book) -> Non
                (s, "llm", {"input_tokens": 2**31 - 1, "output_tokens": 2**31 - 1}))
     assert book.rate() > 0
     assert Decimal(book.db.value("SELECT sum(quantity) FROM toll.usage_rollup WHERE model = 'sms'")) > D("1e307")
+
+
+def test_sums_beyond_a_bigint_are_kept(book: Book) -> None:
+    """In one quarter of an hour: each event is one that a frame can say."""
+    book.price("meter", "ai_query", "0", unit=1, side="both")
+    longest, count = (2**51 - 1) / 1000, 4100
+    s = book.session(account_id="a")
+    book.batch(*[(s, "tts", {"audio_duration_ms": longest, "char_count": 2**31 - 1})] * count)
+    for _ in range(2):
+        book.batch(*[(s, "usage", {"meter": "ai_query", "quantity": D(str(2**63 - 1))})] * 2)
+        book.rate(most=10_000)
+    most = 4 * (2**63 - 1)
+    assert book.db.query("SELECT audio_us, characters FROM toll.usage_rollup WHERE component = 'tts'") == [(count * (2**51 - 1), count * (2**31 - 1))]
+    assert count * (2**51 - 1) > 2**63
+    book.check_rollup()
+    for asked in ("SELECT quantity FROM toll.meter_months WHERE meter = 'ai_query'", "SELECT ai_queries FROM billing_overview",
+                  "SELECT quantity FROM usage_aggregation WHERE event_type = 'ai_query'", "SELECT used FROM quota_status WHERE event_type = 'ai_query' AND used > 0",
+                  "SELECT sum(quantity) FROM usage_events WHERE event_type = 'ai_query'",
+                  "SELECT (billing_analytics('a', 'day', 62) #>> '{data,billingUsage,breakdown,aiQueries,count}')::numeric"):
+        assert book.db.value(asked) == most, asked
+    assert book.db.value("SELECT round(tts_minutes, 6) FROM call_cost_breakdown") == round(Decimal(count * (2**51 - 1)) / 60_000_000, 6)
+    # An account charged by plan counts as exactly.
+    book.account("p", charge_by="plan")
+    book.batch(*[(None, "usage", {"account": "p", "meter": "ai_query", "quantity": D(str(2**63 - 1))})] * 4)
+    book.rate()
+    assert book.db.value("SELECT used FROM quota_status WHERE account_id = 'p' AND event_type = 'ai_query'") == most
