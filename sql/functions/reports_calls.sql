@@ -101,6 +101,20 @@ BEGIN
     WHERE t.session_id = ANY (sessions) AND c.session_id = ANY (sessions);
 
     RETURN answer || jsonb_build_object('agents', coalesce((
+        -- Each session's lines once.
+        WITH lines AS MATERIALIZED (
+            SELECT b.event_id, max(b.currency) AS currency,
+                   CASE WHEN NOT EXISTS (SELECT FROM toll.unrated n WHERE n.event_id = b.event_id AND n.side = 'cost')
+                        THEN sum(b.cost) END AS cost
+            FROM unnest(sessions) AS wanted
+            JOIN toll.rated_sessions s ON s.session_id = wanted
+            CROSS JOIN LATERAL (
+                SELECT c.event_id, c.currency, c.cost
+                FROM public.billing_charges c
+                WHERE c.session_id = s.session_id AND c.account_id IS NOT DISTINCT FROM s.account_id AND c.component = 'llm'
+                OFFSET 0) AS b
+            GROUP BY b.event_id
+        )
         SELECT jsonb_object_agg(a.agent, jsonb_build_object(
             'turns', a.turns, 'prompt_tokens', a.prompt_tokens, 'completion_tokens', a.completion_tokens,
             'cost', CASE WHEN a.rated = a.turns AND a.currencies <= 1 THEN trim_scale(a.cost) END,
@@ -111,19 +125,12 @@ BEGIN
                    avg(e.duration_ms::numeric) AS avg_duration_ms,
                    coalesce(jsonb_agg(DISTINCT e.model) FILTER (WHERE e.model IS NOT NULL), '[]') AS models
             FROM unnest(sessions) AS wanted
-            JOIN toll.rated_sessions s ON s.session_id = wanted
             CROSS JOIN LATERAL (
                 SELECT v.id, v.agent, v.model, v.input_tokens, v.output_tokens, v.duration_ms
                 FROM public.billing_events v
-                WHERE v.session_id = s.session_id AND v.event_type = 'llm' AND v.agent IS NOT NULL
+                WHERE v.session_id = wanted AND v.event_type = 'llm' AND v.agent IS NOT NULL
                 OFFSET 0) AS e
-            LEFT JOIN LATERAL (
-                SELECT b.event_id, max(b.currency) AS currency,
-                       CASE WHEN NOT EXISTS (SELECT FROM toll.unrated n WHERE n.event_id = b.event_id AND n.side = 'cost')
-                            THEN sum(b.cost) END AS cost
-                FROM public.billing_charges b
-                WHERE b.session_id = s.session_id AND b.account_id IS NOT DISTINCT FROM s.account_id AND b.component = 'llm'
-                GROUP BY b.event_id) AS l ON l.event_id = e.id
+            LEFT JOIN lines l ON l.event_id = e.id
             GROUP BY e.agent) AS a), '{}'));
 END $$;
 COMMENT ON FUNCTION public.workflow_rollup(text, text) IS

@@ -329,19 +329,19 @@ SELECT a.account_id, p.period_start, q.event_type, u.used, q.included_quantity A
        greatest(u.used - q.included_quantity, 0) * q.overage_price_cents * 0.01 AS overage_cost, a.currency
 FROM public.accounts a
 JOIN public.usage_quotas q ON q.plan_id = a.plan_id
-CROSS JOIN LATERAL (
-    SELECT n.period_start FROM toll.meter_months n WHERE n.account_id = a.account_id
-    UNION
-    SELECT n.period_start FROM toll.plan_usage n WHERE n.account_id = a.account_id
-    UNION
-    SELECT date_trunc('month', now() AT TIME ZONE a.time_zone)::date) AS p
-CROSS JOIN LATERAL (
-    SELECT coalesce(
-        (SELECT n.quantity FROM toll.plan_usage n
-         WHERE n.account_id = a.account_id AND n.period_start = p.period_start AND n.event_type = q.event_type),
-        (SELECT CASE WHEN bool_or(NOT n.derived AND n.events > 0) THEN sum(n.quantity) FILTER (WHERE NOT n.derived) ELSE sum(n.quantity) END
-         FROM toll.meter_months n
-         WHERE n.account_id = a.account_id AND n.period_start = p.period_start AND n.meter = q.event_type), 0) AS used) AS u;
+JOIN (SELECT n.account_id, n.period_start FROM toll.meter_months n
+      UNION
+      SELECT n.account_id, n.period_start FROM toll.plan_usage n
+      UNION
+      SELECT n.account_id, date_trunc('month', now() AT TIME ZONE n.time_zone)::date FROM public.accounts n) AS p
+    ON p.account_id = a.account_id
+LEFT JOIN toll.plan_usage c ON c.account_id = a.account_id AND c.period_start = p.period_start AND c.event_type = q.event_type
+LEFT JOIN (SELECT n.account_id, n.period_start, n.meter,
+                  CASE WHEN bool_or(NOT n.derived AND n.events > 0) THEN sum(n.quantity) FILTER (WHERE NOT n.derived) ELSE sum(n.quantity) END AS quantity
+           FROM toll.meter_months n
+           GROUP BY n.account_id, n.period_start, n.meter) AS m
+    ON m.account_id = a.account_id AND m.period_start = p.period_start AND m.meter = q.event_type
+CROSS JOIN LATERAL (SELECT coalesce(c.quantity, m.quantity, 0) AS used) AS u;
 COMMENT ON VIEW public.quota_status IS
     'How much of its plan''s quotas each account used in each calendar month that it used anything in, and in the current one';
 COMMENT ON COLUMN public.quota_status.account_id IS 'The account';
