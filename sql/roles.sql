@@ -181,7 +181,8 @@ BEGIN
         UNION ALL
         SELECT 'FUNCTION', p.oid::regprocedure::text
         FROM unnest('{public.call_costs(text),public.workflow_rollup(text\,text),public.billing_analytics(text\,text\,integer),'
-                    'public.revenue_minutes(timestamp\,timestamp\,text\,text),public.stage_latency(timestamptz\,timestamptz)}'::regprocedure[])
+                    'public.revenue_minutes(timestamp\,timestamp\,text\,text),public.account_statement(text\,timestamptz\,timestamptz),'
+                    'public.stage_latency(timestamptz\,timestamptz)}'::regprocedure[])
             AS t (oid)
         JOIN pg_proc p ON p.oid = t.oid
         WHERE p.proowner <> to_regrole('toll_owner')
@@ -196,9 +197,12 @@ BEGIN
     GRANT SELECT ON public.accounts, public.plans, public.usage_quotas, public.pricing_config, public.fx_rates, public.billing_charges,
         toll.rating_settings, toll.rating_progress, toll.rated_sessions, toll.unrated, toll.usage_rollup, toll.latency_rollup, toll.plan_usage,
         toll.meter_months, toll.quarter_meters, toll.month_meters, toll.quota_alerts, toll.closed_periods TO toll_reader;
-    GRANT EXECUTE ON FUNCTION toll.business_usage(text, text, text, date, date) TO toll_reader;
+    GRANT SELECT ON toll.session_queue TO toll_reader;
+    GRANT EXECUTE ON FUNCTION toll.business_usage(text, text, text, date, date), toll.name_in(jsonb, text), toll.minutes_due(numeric, numeric, numeric),
+        toll.divide_half_even(numeric, numeric, integer) TO toll_reader;
     IF to_regrole('toll_billing') IS NOT NULL THEN
-        GRANT SELECT ON public.unrated_events, public.unrated_sessions TO toll_billing;
+        GRANT SELECT ON public.unrated_events, public.unrated_sessions, toll.rated_sessions TO toll_billing;
+        GRANT EXECUTE ON FUNCTION toll.minutes_due(numeric, numeric, numeric), toll.divide_half_even(numeric, numeric, integer) TO toll_billing;
     END IF;
 END $$;
 

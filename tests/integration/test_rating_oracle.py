@@ -220,6 +220,19 @@ def check_balances(database: Database, expected: Expected, waived: dict[str, Fra
         " WHERE b.balance <> coalesce(l.total, 0) OR b.balance_cents <> coalesce(l.cents, b.balance_cents)") == []
 
 
+def check_statements(database: Database, expected: Expected) -> None:
+    """What statements say is due, in each currency or in minutes, is what wallets were debited."""
+    found = {(account, currency): Fraction(due) for account, currency, due in database.query(
+        "SELECT b.user_id, b.currency, coalesce(sum(s.due), 0) FROM customer_balance AS b"
+        " CROSS JOIN LATERAL account_statement(b.user_id, '2020-01-01', '2100-01-01') AS s WHERE s.record = 'line' AND s.currency = b.currency GROUP BY 1, 2")}
+    debited = {(account, currency): Fraction(amount) for account, currency, amount in database.query(
+        "SELECT user_id, currency, -sum(amount) FROM (SELECT user_id, currency, amount, transaction_id FROM credit_transactions UNION ALL"
+        " SELECT user_id, currency, minutes_delta, transaction_id FROM wallet_transactions) AS t WHERE transaction_id LIKE 'toll:%%' GROUP BY 1, 2")}
+    assert debited and {currency for _, currency in debited} > {"minutes"}
+    for key in set(found) | set(debited):
+        assert found.get(key, 0) == debited.get(key, 0), key
+
+
 def check_rollup(database: Database, expected: Expected) -> None:
     wanted: dict[tuple[Any, ...], list[Fraction]] = defaultdict(lambda: [Fraction(0)] * 9)
     for event in expected.world.events:
@@ -264,6 +277,7 @@ def check_all(database: Database, expected: Expected) -> None:
     check_sessions(database, expected)
     waived, overage = check_trials(database, expected), check_overage(database, expected)
     check_balances(database, expected, waived, overage)
+    check_statements(database, expected)
     check_rollup(database, expected)
 
 
