@@ -16,6 +16,9 @@ AS $$
 DECLARE
     wanted     uuid;
     sessions   uuid[];
+    unfinished bigint;
+    waiting    bigint;
+    events     bigint;
     currencies text;
     answer     jsonb;
 BEGIN
@@ -24,16 +27,34 @@ BEGIN
     EXCEPTION WHEN invalid_text_representation THEN
         NULL; -- not a session's id
     END;
-    sessions := ARRAY(SELECT s.session_id FROM toll.rated_sessions s WHERE s.session_id = wanted);
+    sessions := ARRAY(SELECT b.session_id FROM public.billing_sessions b WHERE b.session_id = wanted
+                      UNION SELECT s.session_id FROM toll.rated_sessions s WHERE s.session_id = wanted);
     IF sessions = '{}' THEN
-        sessions := ARRAY(SELECT s.session_id FROM toll.rated_sessions s WHERE coalesce(s.call_id, s.session_id::text) = call_costs.call_id);
+        -- What rating has not met yet is queued for it.
+        sessions := ARRAY(SELECT s.session_id FROM toll.rated_sessions s WHERE coalesce(s.call_id, s.session_id::text) = call_costs.call_id
+                          UNION
+                          SELECT q.session_id FROM toll.session_queue q
+                          CROSS JOIN LATERAL (SELECT toll.name_in(b.metadata, 'call_id') AS call_id FROM public.billing_sessions b
+                                              WHERE b.session_id = q.session_id OFFSET 0) AS b
+                          WHERE b.call_id = call_costs.call_id);
     END IF;
     IF sessions = '{}' THEN
-        RETURN toll.report_error(CASE
-            WHEN call_costs.call_id IS NULL THEN 'no call named: call_id is NULL'
-            WHEN EXISTS (SELECT FROM public.billing_sessions b WHERE b.session_id = wanted)
-                THEN format('call %s is not rated yet', call_costs.call_id)
-            ELSE format('no such call: %s', call_costs.call_id) END);
+        RETURN toll.report_error(CASE WHEN call_costs.call_id IS NULL THEN 'no call named: call_id is NULL'
+                                      ELSE format('no such call: %s', call_costs.call_id) END);
+    END IF;
+    -- A part would pass for the whole: of a call that is over, and where nothing is rated.
+    SELECT count(*) FILTER (WHERE NOT c.rated OR c.waiting > 0 AND (c.over OR c.waiting = c.events)), sum(c.waiting), sum(c.events)
+    INTO unfinished, waiting, events
+    FROM (SELECT u.id, EXISTS (SELECT FROM toll.rated_sessions s WHERE s.session_id = u.id) AS rated,
+                 EXISTS (SELECT FROM public.billing_sessions b WHERE b.session_id = u.id AND b.ended_at IS NOT NULL) AS over, e.events, e.waiting
+          FROM unnest(sessions) AS u (id)
+          CROSS JOIN LATERAL (SELECT count(*) AS events, count(*) FILTER (WHERE l.event_id IS NULL) AS waiting
+                              FROM public.billing_events v
+                              LEFT JOIN (SELECT DISTINCT h.event_id FROM public.billing_charges h WHERE h.session_id = u.id) AS l ON l.event_id = v.id
+                              WHERE v.session_id = u.id) AS e) AS c;
+    IF unfinished > 0 THEN
+        RETURN toll.report_error(format('call %s is not rated yet', call_costs.call_id)
+            || CASE WHEN waiting > 0 THEN format(': %s of its %s events wait for rating', waiting, events) ELSE '' END);
     END IF;
 
     SELECT string_agg(DISTINCT c.currency, ' and '),
@@ -62,8 +83,8 @@ COMMENT ON FUNCTION public.call_costs(text) IS
     'What providers take for a call, by session id or metadata''s call_id (all its sessions): {"success": true, "data": {"total", "breakdown":'
     ' {"stt_cost", "llm_cost", "tts_cost", "telephony_cost", "other_cost"}, "provider_usage": {"stt_minutes", "llm_input_tokens",'
     ' "llm_output_tokens", "tts_characters"}}}. Amounts are sums of lines in the account''s currency, exact; total is the sum of the breakdown; of a'
-    ' live call, so far. null: part of it has no price (unrated_events). Minutes have nine decimals. {"success": false, "error"}: no such call, not'
-    ' rated yet, or sessions in several currencies';
+    ' live call, so far as it is rated. null: part of it has no price (unrated_events). Minutes have nine decimals. {"success": false, "error"}: no such'
+    ' call, stored and not rated yet (all of it, or of a call that is over any event), or sessions in several currencies';
 
 CREATE OR REPLACE FUNCTION public.workflow_rollup(enterprise_id text, workflow_name text)
 RETURNS jsonb

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import uuid
 from datetime import datetime, timedelta, timezone
@@ -95,6 +96,48 @@ def test_call_costs_of_null_is_an_error(books: Books) -> None:
 def test_call_costs_before_rating_is_an_error(books: Books) -> None:
     session = books.session("acme", START, rated=False)
     assert costs(books, session) == {"success": False, "error": f"call {session} is not rated yet"}
+
+
+def stored_only(books: Books, session: str | None, **about: Any) -> str:
+    """A batch that rating has not come to: a session that metadata describe, or else an event more."""
+    if session is None:
+        session = books.session("acme", START, rated=False)
+        books.run("UPDATE billing_sessions SET metadata = %s WHERE session_id = %s", json.dumps(about), session)
+        books.run("INSERT INTO toll.session_queue VALUES (gen_random_uuid(), 0, %s)", session)
+    books.run("INSERT INTO billing_events (session_id, event_type, provider, char_count, occurred_at) VALUES (%s, 'tts', 'cartesia', 9, %s)",
+              session, later(8))
+    return session
+
+
+def test_call_costs_by_call_id_before_rating_is_an_error(books: Books) -> None:
+    full_call(books)
+    stored_only(books, None, call_id="CA7")
+    stored_only(books, None, call_id="CA8")
+    assert costs(books, "CA7") == {"success": False, "error": "call CA7 is not rated yet: 1 of its 1 events wait for rating"}
+    assert costs(books, "CA9") == {"success": False, "error": "no such call: CA9"}
+    full_call(books, call_id="CA7")  # a second session of the call does not speak for the first
+    assert costs(books, "CA7") == {"success": False, "error": "call CA7 is not rated yet: 1 of its 6 events wait for rating"}
+
+
+def test_call_costs_of_an_ended_call_wait_for_its_last_event(books: Books) -> None:
+    session = stored_only(books, full_call(books))
+    assert costs(books, session) == {"success": False, "error": f"call {session} is not rated yet: 1 of its 6 events wait for rating"}
+
+
+def test_call_costs_of_a_live_call_are_so_far_but_never_a_zero_for_what_is_not_known(books: Books) -> None:
+    session = books.session("acme", START)
+    assert costs(books, session)["data"]["total"] == 0
+    stored_only(books, session)
+    assert costs(books, session) == {"success": False, "error": f"call {session} is not rated yet: 1 of its 1 events wait for rating"}
+    books.event(session, later(1), "stt", "deepgram", "nova-3", {"audio_ms": 60000}, cost="0.0043")
+    assert costs(books, session)["data"]["total"] == 0.0043
+
+
+def test_reader_asks_for_costs_of_a_call(books: Books) -> None:
+    stored_only(books, None, call_id="CA7")
+    books.run("SET ROLE toll_reader")
+    assert "not rated yet" in costs(books, "CA7")["error"]
+    books.run("RESET ROLE")
 
 
 def test_call_costs_in_two_currencies_is_an_error(books: Books) -> None:
