@@ -41,6 +41,12 @@ static inline void world_close(struct world *w)
     w->journal = NULL;
 }
 
+static inline void world_reopen(struct world *w)
+{
+    world_close(w);
+    ck_assert_int_eq(world_open(w), 0);
+}
+
 static inline void world_done(struct world *w)
 {
     world_close(w);

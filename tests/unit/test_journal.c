@@ -1,5 +1,4 @@
-/* The journal in its daily life: records, segments, readers, limits, retention, identity. Faults and damage have files
- * of their own. */
+/* The journal in its daily life: records, segments, readers, identity. Room, faults and damage have files of their own. */
 #include "daemon/crc32c.h"
 #include "tests/support/journaltest.h"
 
@@ -17,12 +16,6 @@ static void setup(void)
 static void teardown(void)
 {
     world_done(&w);
-}
-
-static void reopen(void)
-{
-    world_close(&w);
-    ck_assert_int_eq(world_open(&w), 0);
 }
 
 START_TEST(record_comes_back_as_it_was)
@@ -103,7 +96,7 @@ START_TEST(segment_follows_segment_and_all_is_read_again)
     struct found found = read_all(w.journal);
     ck_assert_int_eq(found.result, -EAGAIN);
     ck_assert_uint_eq(found.end, 200);
-    reopen();
+    world_reopen(&w);
     ck_assert(!w.report.created);
     ck_assert_uint_eq(w.report.torn_bytes, 0);
     ck_assert_str_eq(w.report.torn_path, "");
@@ -184,7 +177,7 @@ START_TEST(short_transfers_change_nothing)
     w.disk->short_transfers = true;
     append_range(w.journal, 0, 60);
     ck_assert_int_eq(flush(w.journal), 0);
-    reopen();
+    world_reopen(&w);
     ck_assert_uint_eq(read_all(w.journal).end, 60);
 }
 END_TEST
@@ -202,11 +195,11 @@ START_TEST(mark_covers_the_last_group_once)
     ck_assert(!journal_wants_mark(w.journal));
     ck_assert_int_eq(flush(w.journal), 0);
     ck_assert(!journal_wants_mark(w.journal));
-    reopen();
+    world_reopen(&w);
     ck_assert(!journal_wants_mark(w.journal));
     append_range(w.journal, 3, 4);
     ck_assert_int_eq(flush(w.journal), 0);
-    reopen();
+    world_reopen(&w);
     ck_assert(journal_wants_mark(w.journal));
 }
 END_TEST
@@ -278,15 +271,15 @@ START_TEST(unconfirmed_lsn_is_the_oldest_since_it_was_confirmed)
     ck_assert_uint_eq(journal_unconfirmed_lsn(w.journal), UINT64_MAX);
     uint64_t end = append_range(w.journal, 0, 5);
     ck_assert_int_eq(flush(w.journal), 0);
-    reopen();
+    world_reopen(&w);
     ck_assert_uint_eq(journal_unconfirmed_lsn(w.journal), end);
     append_range(w.journal, 5, 10);
     ck_assert_int_eq(flush(w.journal), 0);
-    reopen();
+    world_reopen(&w);
     ck_assert_uint_eq(journal_unconfirmed_lsn(w.journal), end);
     ck_assert_int_eq(journal_confirm(w.journal), 0);
     ck_assert_int_eq(journal_confirm(w.journal), 0);
-    reopen();
+    world_reopen(&w);
     ck_assert_uint_eq(journal_unconfirmed_lsn(w.journal), journal_end_lsn(w.journal));
 }
 END_TEST
@@ -333,184 +326,6 @@ START_TEST(state_files_keep_what_they_were_given)
 }
 END_TEST
 
-START_TEST(retention_keeps_committed_segments_for_a_time)
-{
-    journal_set_limits(w.journal, 0, 0, 1000000);
-    uint64_t end = append_range(w.journal, 0, 100); /* received at 1000 … 1099 µs */
-    ck_assert_int_eq(flush(w.journal), 0);
-    uint64_t bytes = journal_disk_bytes(w.journal);
-    ck_assert_uint_eq(bytes, 2048 * (bytes / 2048));
-    ck_assert_int_eq(journal_collect(w.journal, end, 1000000), 0);
-    ck_assert_uint_eq(journal_oldest_lsn(w.journal), 0);
-    ck_assert_int_eq(journal_collect(w.journal, 0, 90000000), 0);
-    ck_assert_uint_eq(journal_oldest_lsn(w.journal), 0);
-
-    reopen(); /* how old a segment is is known after a restart too */
-    journal_set_limits(w.journal, 0, 0, 1000000);
-    ck_assert_int_eq(journal_collect(w.journal, end, 1001050), 0);
-    uint64_t oldest = journal_oldest_lsn(w.journal);
-    ck_assert_uint_gt(oldest, 0);
-    ck_assert_uint_lt(read_all(w.journal).first, 60);
-    ck_assert_int_eq(journal_collect(w.journal, end, 9000000), 0);
-    ck_assert_uint_gt(journal_oldest_lsn(w.journal), oldest);
-    ck_assert_uint_eq(read_all(w.journal).end, 100);
-    ck_assert_uint_lt(journal_disk_bytes(w.journal), bytes);
-
-    struct journal_reader *reader;
-    ck_assert_int_eq(journal_reader_new(&reader, w.journal), 0);
-    ck_assert_int_eq(journal_reader_seek(reader, oldest), -ERANGE);
-    journal_reader_free(reader);
-}
-END_TEST
-
-START_TEST(retention_outlasts_steps_of_the_clock)
-{
-    const int64_t steps_us[] = {3600000000, -90000000000, 500};
-    int64_t now_us = 1100;
-
-    journal_set_limits(w.journal, 0, 0, 1000000);
-    uint64_t end = append_range(w.journal, 0, 100); /* received at 1000 … 1099 µs */
-    ck_assert_int_eq(flush(w.journal), 0);
-    for (size_t i = 0; i < sizeof steps_us / sizeof *steps_us; i++) {
-        now_us += steps_us[i];
-        journal_clock_stepped(w.journal, steps_us[i]);
-        ck_assert_int_eq(journal_collect(w.journal, end, now_us), 0);
-        ck_assert_uint_eq(journal_oldest_lsn(w.journal), 0);
-    }
-    ck_assert_int_eq(journal_collect(w.journal, end, now_us + 1000000), 0);
-    ck_assert_uint_gt(journal_oldest_lsn(w.journal), 0);
-}
-END_TEST
-
-/* What was committed is wanted again: the database went back. */
-START_TEST(held_segments_stay_whatever_is_committed)
-{
-    append_range(w.journal, 0, 120);
-    ck_assert_int_eq(flush(w.journal), 0);
-    uint64_t durable = journal_durable_lsn(w.journal);
-    journal_hold(w.journal, 0, 0);
-    ck_assert_int_eq(journal_collect(w.journal, durable, INT64_MAX / 2), 0);
-    ck_assert_uint_eq(journal_oldest_lsn(w.journal), 0);
-    journal_hold(w.journal, 0, durable / 2);
-    ck_assert_int_eq(journal_collect(w.journal, durable, INT64_MAX / 2), 0);
-    ck_assert_uint_gt(journal_oldest_lsn(w.journal), 0);
-    ck_assert_uint_le(journal_oldest_lsn(w.journal), durable / 2);
-    journal_hold(w.journal, 0, UINT64_MAX);
-    ck_assert_int_eq(journal_collect(w.journal, durable, INT64_MAX / 2), 0);
-    ck_assert_uint_gt(journal_oldest_lsn(w.journal), durable / 2);
-}
-END_TEST
-
-START_TEST(reader_left_behind_is_told)
-{
-    struct journal_reader *reader;
-    struct journal_record record;
-
-    ck_assert_int_eq(journal_reader_new(&reader, w.journal), 0);
-    uint64_t end = append_range(w.journal, 0, 100);
-    ck_assert_int_eq(flush(w.journal), 0);
-    ck_assert_int_eq(journal_collect(w.journal, end, 5000000), 0);
-    ck_assert_int_eq(journal_reader_next(reader, &record), -ERANGE);
-    ck_assert_int_eq(journal_reader_seek(reader, journal_oldest_lsn(w.journal)), 0);
-    ck_assert_int_eq(journal_reader_next(reader, &record), 0);
-    journal_reader_free(reader);
-}
-END_TEST
-
-START_TEST(limit_stops_appending_until_commits_make_room)
-{
-    uint64_t end = 0, before = 0;
-    unsigned n = 0;
-    int r;
-
-    journal_set_limits(w.journal, 5 * UINT64_C(2048), 0, 1000000000);
-    for (; (r = nth_append(w.journal, n, &end)) == 0; n++) {
-        ck_assert_int_eq(flush(w.journal), 0);
-        r = journal_collect(w.journal, 0, 0);
-        ck_assert(r == 0 || r == -ENOSPC);
-    }
-    ck_assert_int_eq(r, -ENOSPC);
-    ck_assert_uint_eq(journal_disk_bytes(w.journal), 5 * UINT64_C(2048));
-    uint64_t calls = w.disk->calls;
-    for (int i = 0; i < 100; i++)
-        ck_assert_int_eq(nth_append(w.journal, n, &end), -ENOSPC);
-    ck_assert_uint_eq(w.disk->calls, calls); /* refusing costs nothing */
-    ck_assert_int_eq(journal_collect(w.journal, 0, 0), -ENOSPC);
-    ck_assert_int_eq(nth_append(w.journal, n, &end), -ENOSPC);
-    before = journal_durable_lsn(w.journal);
-    ck_assert_int_eq(journal_collect(w.journal, before, 0), 0); /* retention yields */
-    ck_assert_uint_gt(journal_oldest_lsn(w.journal), 0);
-    ck_assert_uint_eq(journal_disk_bytes(w.journal), 5 * UINT64_C(2048));
-    ck_assert_int_eq(nth_append(w.journal, n, &end), 0);
-    ck_assert_int_eq(flush(w.journal), 0);
-    ck_assert_uint_eq(read_all(w.journal).end, n + 1);
-}
-END_TEST
-
-START_TEST(free_space_stops_appending_and_resumes_by_itself)
-{
-    uint64_t end;
-    unsigned n = 0;
-    int r;
-
-    w.disk->capacity = 136 * UINT64_C(1024);
-    journal_set_limits(w.journal, 0, 128 * UINT64_C(1024), 0);
-    for (; (r = nth_append(w.journal, n, &end)) == 0; n++)
-        ck_assert_int_eq(flush(w.journal), 0);
-    ck_assert_int_eq(r, -ENOSPC);
-    ck_assert_uint_gt(n, 30);
-    ck_assert_uint_ge(w.disk->capacity - fakedisk_used(w.disk), 128 * UINT64_C(1024));
-    ck_assert_int_eq(journal_collect(w.journal, 0, 0), -ENOSPC);
-    w.disk->capacity = 256 * UINT64_C(1024);
-    ck_assert_int_eq(nth_append(w.journal, n, &end), -ENOSPC);
-    ck_assert_int_eq(journal_collect(w.journal, 0, 0), 0);
-    ck_assert_int_eq(nth_append(w.journal, n, &end), 0);
-    ck_assert_int_eq(flush(w.journal), 0);
-    ck_assert_uint_eq(read_all(w.journal).end, n + 1);
-}
-END_TEST
-
-START_TEST(full_disk_is_no_error_of_the_journal)
-{
-    uint64_t end;
-    unsigned n = 0;
-    int r;
-
-    w.disk->capacity = 73 * UINT64_C(1024) + 100; /* no limit of our own, but small files need some room */
-    for (; (r = nth_append(w.journal, n, &end)) == 0; n++)
-        ck_assert_int_eq(flush(w.journal), 0);
-    ck_assert_int_eq(r, -ENOSPC);
-    ck_assert_int_eq(journal_state_write(w.journal, "fact", "known", 5), 0);
-    ck_assert_uint_eq(read_all(w.journal).end, n);
-    w.disk->capacity = fakedisk_used(w.disk); /* somebody else takes all that is left */
-    reopen();                                 /* which does not keep us from what is there */
-    ck_assert_uint_eq(read_all(w.journal).end, n);
-    ck_assert_int_eq(nth_append(w.journal, n, &end), -ENOSPC);
-    w.disk->capacity = 73 * UINT64_C(1024) + 100;
-    ck_assert_int_eq(journal_collect(w.journal, journal_durable_lsn(w.journal), 5000000), 0);
-    append_range(w.journal, n, n + 20);
-    ck_assert_int_eq(flush(w.journal), 0);
-}
-END_TEST
-
-START_TEST(spare_is_ready_before_it_is_needed)
-{
-    append_range(w.journal, 0, 15);
-    ck_assert_int_eq(flush(w.journal), 0);
-    ck_assert_int_eq(journal_collect(w.journal, 0, 0), 0);
-    ck_assert_uint_eq(journal_disk_bytes(w.journal), 2 * UINT64_C(2048));
-    ck_assert_int_eq(journal_collect(w.journal, 0, 0), 0);
-    ck_assert_uint_eq(journal_disk_bytes(w.journal), 2 * UINT64_C(2048));
-    w.disk->capacity = fakedisk_used(w.disk);
-    append_range(w.journal, 15, 25);
-    ck_assert_int_eq(flush(w.journal), 0);
-    ck_assert_uint_eq(journal_disk_bytes(w.journal), 2 * UINT64_C(2048));
-    reopen();
-    ck_assert_uint_eq(journal_disk_bytes(w.journal), 2 * UINT64_C(2048));
-    ck_assert_uint_eq(read_all(w.journal).end, 25);
-}
-END_TEST
-
 START_TEST(renew_takes_the_tail_into_a_new_journal)
 {
     uint8_t old[16];
@@ -535,7 +350,7 @@ START_TEST(renew_takes_the_tail_into_a_new_journal)
     ck_assert_uint_eq(journal_end_lsn(w.journal), 0);
     ck_assert_int_eq(nth_append(w.journal, 7, &end), 0);
     ck_assert_int_eq(flush(w.journal), 0);
-    reopen();
+    world_reopen(&w);
     ck_assert_uint_eq(read_all(w.journal).first, 7);
 }
 END_TEST
@@ -624,14 +439,6 @@ int main(void)
     tcase_add_test(tcase, unconfirmed_lsn_is_the_oldest_since_it_was_confirmed);
     tcase_add_test(tcase, unconfirmed_lsn_waits_for_space_and_appending_for_it);
     tcase_add_test(tcase, state_files_keep_what_they_were_given);
-    tcase_add_test(tcase, retention_keeps_committed_segments_for_a_time);
-    tcase_add_test(tcase, retention_outlasts_steps_of_the_clock);
-    tcase_add_test(tcase, held_segments_stay_whatever_is_committed);
-    tcase_add_test(tcase, reader_left_behind_is_told);
-    tcase_add_test(tcase, limit_stops_appending_until_commits_make_room);
-    tcase_add_test(tcase, free_space_stops_appending_and_resumes_by_itself);
-    tcase_add_test(tcase, full_disk_is_no_error_of_the_journal);
-    tcase_add_test(tcase, spare_is_ready_before_it_is_needed);
     tcase_add_test(tcase, renew_takes_the_tail_into_a_new_journal);
     tcase_add_test(tcase, renew_takes_more_than_memory_holds);
     tcase_add_test(tcase, newer_version_is_left_alone);
