@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 enum {
+    LARGE = 8192,       /* bytes */
     READ_AT_ONCE = 512, /* datagrams, before the loop looks at its other handles */
     DRAIN_MOST = 20000, /* datagrams, when somebody asked to flush */
     TEND_MS = 250,      /* heartbeats, pages of dead workers, retries while paused */
@@ -75,55 +76,72 @@ static void set_paused(struct intake *intake, int reason)
 
 /* --- reading -------------------------------------------------------------------------------------------------------------- */
 
-/* A datagram is taken out of the socket only when the journal has a place for it: what waits there outlives this process. 0, -EAGAIN
+/* A datagram is taken out of the socket only when the journal has a place for it: what waits there outlives this process. Returns for how many it has, -EAGAIN
  * with nothing to read, or why the journal has no place. */
 static int make_room(struct intake *intake, bool *ret_empty)
 {
-    int r = journal_room(intake->journal, TOLL_DATAGRAM_MAX, true);
+    /* Many large ones would fall out of the caches before they are looked at. */
+    unsigned most = intake->large ? 1 : intake->at_once;
     ssize_t size;
+    int r;
 
     *ret_empty = false;
-    if (r == 0)
-        return 0;
+    if (journal_room(intake->journal, TOLL_DATAGRAM_MAX, most, true) == 0)
+        return (int)most;
+    if (most > 1 && journal_room(intake->journal, TOLL_DATAGRAM_MAX, 1, true) == 0)
+        return 1;
     size = listener_peek(intake->fd);
     if (size < 0) {
         *ret_empty = true;
         return -EAGAIN;
     }
-    return journal_room(intake->journal, size < TOLL_DATAGRAM_MAX ? (size_t)size : TOLL_DATAGRAM_MAX, false);
+    r = journal_room(intake->journal, size < TOLL_DATAGRAM_MAX ? (size_t)size : TOLL_DATAGRAM_MAX, 1, false);
+    return r < 0 ? r : 1;
 }
 
-/* One more datagram. False: there is none, or there is no place for it. */
-static bool read_one(struct intake *intake)
+/* Takes datagrams out of the socket. False: there are none, or there is no place for them. */
+static bool fill_inbox(struct intake *intake)
 {
     bool empty;
     int r;
 
-    if (!intake->held) {
-        r = make_room(intake, &empty);
-        if (r < 0 && !empty && r != -ENOSPC && r != -EAGAIN)
-            break_down(intake, r);
-        if (r < 0) {
-            set_paused(intake, empty ? 0 : r);
-            return false;
-        }
-        r = listener_receive(intake->fd, intake->buffer, sizeof(intake->buffer), &intake->datagram);
-        if (r == -EAGAIN) {
-            set_paused(intake, 0);
-            return false;
-        }
-        if (r < 0) {
-            static struct log_limit limit = LOG_LIMIT(5, 60 * 1000000);
-
-            log_limited(&limit, LOG_LEVEL_ERROR, "receiving failed error=%s", strerror(-r));
-            return false;
-        }
-    }
-    r = intake_datagram(intake, &intake->datagram, clock_realtime_us());
-    intake->held = r == -ENOSPC || r == -EAGAIN;
-    if (r < 0 && !intake->held)
+    if (closer_waiting(intake->closer) >= intake->descriptors_most)
+        return false;
+    r = make_room(intake, &empty);
+    if (r < 0 && !empty && r != -ENOSPC && r != -EAGAIN)
         break_down(intake, r);
-    set_paused(intake, intake->held ? r : 0);
+    if (r < 0) {
+        set_paused(intake, empty ? 0 : r);
+        return false;
+    }
+    r = listener_receive(intake->fd, intake->buffers, TOLL_DATAGRAM_MAX, INBOX_STRIDE, (unsigned)r, intake->inbox);
+    if (r == -EAGAIN) {
+        set_paused(intake, 0);
+        return false;
+    }
+    if (r < 0) {
+        static struct log_limit limit = LOG_LIMIT(5, 60 * 1000000);
+
+        log_limited(&limit, LOG_LEVEL_ERROR, "receiving failed error=%s", strerror(-r));
+        return false;
+    }
+    intake->inbox_us = clock_realtime_us();
+    intake->inbox_next = 0;
+    intake->inbox_count = (unsigned)r;
+    intake->large = intake->inbox[0].size > LARGE;
+    return true;
+}
+
+/* One datagram of the inbox. False: there is no place for it after all. */
+static bool take_one(struct intake *intake)
+{
+    int r = intake_datagram(intake, &intake->inbox[intake->inbox_next], intake->inbox_us);
+    bool held = r == -ENOSPC || r == -EAGAIN;
+
+    if (r < 0 && !held)
+        break_down(intake, r);
+    set_paused(intake, held ? r : 0);
+    intake->inbox_next += !held;
     return r == 0;
 }
 
@@ -153,13 +171,21 @@ static bool may_read(const struct intake *intake)
 
 static void read_some(struct intake *intake, int most)
 {
-    int count = 0;
+    bool any = false;
 
     if (!may_read(intake))
         return;
-    while (count < most && closer_waiting(intake->closer) < intake->descriptors_most && read_one(intake))
-        count++;
-    if (count > 0)
+    for (;;) {
+        if (intake->inbox_next == intake->inbox_count) {
+            if (most <= 0 || !fill_inbox(intake))
+                break;
+            most -= (int)intake->inbox_count;
+        }
+        if (!take_one(intake))
+            break;
+        any = true;
+    }
+    if (any)
         write_and_sync(intake);
 }
 
@@ -362,6 +388,7 @@ int intake_new(struct intake **ret, const struct intake_options *options, uv_loo
     intake->loop = loop;
     intake->fd = fd;
     intake->descriptors_most = descriptors_most();
+    intake->at_once = LISTENER_FDS_MAX * LISTENER_AT_ONCE <= intake->descriptors_most ? LISTENER_AT_ONCE : 1;
     intake->options.streams.attached = intake_show_on_page;
     intake->options.streams.context = intake;
     intake->streams = streams_new(&intake->options.streams);

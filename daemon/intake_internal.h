@@ -9,6 +9,10 @@
 #include "daemon/closer.h"
 #include "daemon/door.h"
 #include "daemon/intake.h"
+#include "proto/frame.h"
+
+/* Not a power of two: datagrams that are small would take each other's places in the processor's caches. */
+enum { INBOX_STRIDE = TOLL_DATAGRAM_MAX + 9 * 64 };
 
 struct intake {
     struct intake_options options;
@@ -37,9 +41,14 @@ struct intake {
     void (*on_stopped)(void *context);
     void (*on_renew)(void *context);
 
-    bool held; /* a datagram that was read, but memory was short: the same again soon */
-    struct datagram datagram;
-    char buffer[TOLL_DATAGRAM_MAX];
+    unsigned at_once; /* datagrams that may be taken out of the socket with one call */
+    bool large;       /* the last ones were large */
+
+    /* What was taken out and is not journaled yet; where memory is short: the same again soon. */
+    unsigned inbox_next, inbox_count;
+    int64_t inbox_us; /* when it was */
+    struct datagram inbox[LISTENER_AT_ONCE];
+    char buffers[LISTENER_AT_ONCE][INBOX_STRIDE];
 };
 
 /* Writes to the ack pages whose credit is short, where that has changed. */

@@ -24,19 +24,18 @@ static void idle_push(struct journal *journal, struct chunk *chunk)
     journal->idle_count++;
 }
 
-/* Sees to it that there is one. False: no memory. */
-static bool idle_ready(struct journal *journal)
+/* Sees to it that there are as many. False: no memory. */
+static bool idle_ready(struct journal *journal, unsigned count)
 {
     size_t usual = chunk_bytes(journal);
-    struct chunk *chunk;
 
-    if (journal->idle)
-        return true;
-    chunk = malloc(sizeof *chunk + usual);
-    if (!chunk)
-        return false;
-    chunk->cap = usual;
-    idle_push(journal, chunk);
+    while (journal->idle_count < count) {
+        struct chunk *chunk = malloc(sizeof *chunk + usual);
+        if (!chunk)
+            return false;
+        chunk->cap = usual;
+        idle_push(journal, chunk);
+    }
     return true;
 }
 
@@ -200,7 +199,21 @@ int journal_append(struct journal *journal, uint8_t kind, uint8_t flags, uint32_
     return 0;
 }
 
-int journal_room(struct journal *journal, size_t size, bool cheap)
+/* Room that is there already. A chunk is left for the next one only when less than `need` is free in it, so it holds as many records as if all were
+ * that long. */
+static bool has_room(struct journal *journal, size_t need, unsigned count)
+{
+    size_t usual = chunk_bytes(journal);
+
+    if (need > usual || segment_capacity_end(journal->last) < journal->tip + need * count)
+        return false;
+    if (chunk_holds(journal, need * count))
+        return true;
+    unsigned chunks = 1 + (count - 1) / (unsigned)(usual / need);
+    return journal->buffered + chunks * usual <= GROUP_BYTES_MAX && idle_ready(journal, chunks);
+}
+
+int journal_room(struct journal *journal, size_t size, unsigned count, bool cheap)
 {
     size_t need = JOURNAL_RECORD_HEADER + size;
 
@@ -209,11 +222,8 @@ int journal_room(struct journal *journal, size_t size, bool cheap)
     if (journal->pending)
         return -ENOSPC;
     if (cheap)
-        return segment_capacity_end(journal->last) >= journal->tip + need &&
-                       (chunk_holds(journal, need) || (need <= chunk_bytes(journal) && idle_ready(journal))) &&
-                       journal->buffered + need + CHUNK_BYTES <= GROUP_BYTES_MAX
-                   ? 0
-                   : -EAGAIN;
+        return has_room(journal, need, count) ? 0 : -EAGAIN;
+    assert(count == 1);
     chunks_release(journal);
     return record_place(journal, need, true);
 }

@@ -112,9 +112,9 @@ int journal_append(struct journal *journal, uint8_t kind, uint8_t flags, uint32_
                    int64_t received_us, const void *payload, size_t size, uint64_t *ret_end_lsn)
     __attribute__((warn_unused_result));
 
-/* Whether a record with a payload of that size could be appended now: what journal_append() would return, but nothing is
- * appended. `cheap`: a look only, -EAGAIN if it takes more (a new segment, memory). Appending thread. */
-int journal_room(struct journal *journal, size_t size, bool cheap) __attribute__((warn_unused_result));
+/* Whether `count` records with payloads of up to that size could be appended now: what journal_append() would return, but nothing is
+ * appended. `cheap`: a look only, -EAGAIN if it takes more (a new segment); else count is 1. Appending thread. */
+int journal_room(struct journal *journal, size_t size, unsigned count, bool cheap) __attribute__((warn_unused_result));
 
 /* Gives what was appended to the kernel. Cheap; call it once per drained batch of datagrams. -EIO: as for
  * journal_sync(), the caller must call journal_rewrite(). Another -errno: the journal is closed for good. */

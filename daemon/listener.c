@@ -1,6 +1,7 @@
 /* See listener.h. */
 #include "daemon/listener.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -119,32 +120,39 @@ ssize_t listener_peek(int fd)
     return size < 0 ? -errno : size;
 }
 
-int listener_receive(int fd, void *buf, size_t cap, struct datagram *ret)
+int listener_receive(int fd, void *buf, size_t cap, size_t stride, unsigned most, struct datagram *ret)
 {
     union {
         char bytes[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(LISTENER_FDS_MAX * sizeof(int))];
         struct cmsghdr align;
-    } control;
-    struct iovec io = {.iov_base = buf, .iov_len = cap};
-    struct msghdr message = {
-        .msg_iov = &io,
-        .msg_iovlen = 1,
-        .msg_control = control.bytes,
-        .msg_controllen = sizeof(control.bytes),
-    };
-    ssize_t size;
+    } control[LISTENER_AT_ONCE];
+    struct mmsghdr messages[LISTENER_AT_ONCE];
+    struct iovec io[LISTENER_AT_ONCE];
+    int count;
 
+    assert(most >= 1 && most <= LISTENER_AT_ONCE);
+    for (unsigned i = 0; i < most; i++) {
+        io[i] = (struct iovec){.iov_base = (char *)buf + i * stride, .iov_len = cap};
+        messages[i].msg_hdr = (struct msghdr){
+            .msg_iov = &io[i],
+            .msg_iovlen = 1,
+            .msg_control = control[i].bytes,
+            .msg_controllen = sizeof(control[i].bytes),
+        };
+    }
     do
-        size = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    while (size < 0 && errno == EINTR);
-    if (size < 0)
+        count = recvmmsg(fd, messages, most, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, NULL);
+    while (count < 0 && errno == EINTR);
+    if (count < 0)
         return -errno;
-    ret->data = buf;
-    ret->size = (size_t)size;
-    ret->truncated = message.msg_flags & MSG_TRUNC;
-    ret->uid = UINT32_MAX;
-    ret->pid = 0;
-    ret->fd_count = 0;
-    read_control(&message, ret);
-    return 0;
+    for (int i = 0; i < count; i++) {
+        ret[i].data = io[i].iov_base;
+        ret[i].size = messages[i].msg_len;
+        ret[i].truncated = messages[i].msg_hdr.msg_flags & MSG_TRUNC;
+        ret[i].uid = UINT32_MAX;
+        ret[i].pid = 0;
+        ret[i].fd_count = 0;
+        read_control(&messages[i].msg_hdr, &ret[i]);
+    }
+    return count;
 }

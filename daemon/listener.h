@@ -30,7 +30,10 @@ int listener_prepare(int fd) __attribute__((warn_unused_result));
 /* The size of the next datagram, which stays where it is; -EAGAIN when there is none, other -errno. */
 ssize_t listener_peek(int fd) __attribute__((warn_unused_result));
 
-/* Receives one datagram without blocking. 0, -EAGAIN when there is none, other -errno. */
-int listener_receive(int fd, void *buf, size_t cap, struct datagram *ret) __attribute__((warn_unused_result));
+/* Receives up to `most` datagrams without blocking, with one call of the kernel: the i-th into buf + i * stride, cap bytes of it. Returns how many;
+ * -EAGAIN when there is none, other -errno. */
+enum { LISTENER_AT_ONCE = 16 }; /* most ≤ that */
+int listener_receive(int fd, void *buf, size_t cap, size_t stride, unsigned most, struct datagram *ret)
+    __attribute__((warn_unused_result));
 
 #endif

@@ -170,7 +170,7 @@ static void receive(void)
     struct datagram_piece piece;
 
     failing_quiet++;
-    while (listener_receive(end.fd, buffer, sizeof(buffer), &datagram) == 0) {
+    while (listener_receive(end.fd, buffer, sizeof(buffer), 0, 1, &datagram) == 1) {
         struct ackpage **page;
         struct peer *peer;
 

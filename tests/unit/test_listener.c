@@ -48,7 +48,9 @@ static int connected(void)
 
 static int receive(void)
 {
-    return listener_receive(fd, buffer, sizeof(buffer), &datagram);
+    int r = listener_receive(fd, buffer, sizeof(buffer), 0, 1, &datagram);
+
+    return r == 1 ? 0 : r;
 }
 
 START_TEST(datagram_comes_with_its_sender)
@@ -170,6 +172,33 @@ START_TEST(descriptors_are_received_up_to_the_kernels_limit)
 }
 END_TEST
 
+START_TEST(several_datagrams_come_with_one_call_each_with_its_own_descriptors)
+{
+    enum { CAP = 8, STRIDE = 64 };
+    static struct datagram several[LISTENER_AT_ONCE];
+    int sender = connected(), in = STDIN_FILENO;
+
+    ck_assert_int_eq(send(sender, "first", 5, 0), 5);
+    send_descriptors(sender, &in, 1);
+    ck_assert_int_eq(send(sender, "longer than cap", 15, 0), 15);
+    ck_assert_int_eq(send(sender, "last", 4, 0), 4);
+    ck_assert_int_eq(listener_receive(fd, buffer, CAP, STRIDE, 3, several), 3);
+    ck_assert_ptr_eq(several[0].data, buffer);
+    ck_assert_uint_eq(several[0].size, 5);
+    ck_assert_int_eq(several[0].fd_count, 0);
+    ck_assert_int_eq(several[1].fd_count, 1);
+    close(several[1].fds[0]);
+    ck_assert_ptr_eq(several[2].data, buffer + 2 * STRIDE);
+    ck_assert_uint_eq(several[2].size, CAP);
+    ck_assert(several[2].truncated && !several[1].truncated);
+    ck_assert_uint_eq(several[2].uid, getuid());
+    ck_assert_int_eq(listener_receive(fd, buffer, CAP, STRIDE, LISTENER_AT_ONCE, several), 1);
+    ck_assert_mem_eq(several[0].data, "last", 4);
+    ck_assert_int_eq(listener_receive(fd, buffer, CAP, STRIDE, LISTENER_AT_ONCE, several), -EAGAIN);
+    close(sender);
+}
+END_TEST
+
 START_TEST(socket_file_has_the_mode_asked_for)
 {
     struct stat status;
@@ -263,6 +292,7 @@ int main(void)
     TCase *tests = tcase_create("listener");
 
     tcase_add_checked_fixture(tests, setup, teardown);
+    tcase_add_test(tests, several_datagrams_come_with_one_call_each_with_its_own_descriptors);
     tcase_add_test(tests, datagram_comes_with_its_sender);
     tcase_add_test(tests, datagram_sent_before_preparing_has_its_sender_too);
     tcase_add_test(tests, empty_datagram_is_a_datagram);

@@ -54,7 +54,7 @@ static void fill(struct journal *journal, unsigned from, unsigned to, struct out
 
         memset(payload, (int)n, sizeof(payload));
         for (int tries = 0; r == -EAGAIN && tries < TRIES; tries++) {
-            (void)!journal_room(journal, n * 7 % 512, false);
+            (void)!journal_room(journal, n * 7 % 512, 1, false);
             r = journal_append(journal, JOURNAL_DATAGRAM, 0, n, 0, 1000 + n, payload, n * 7 % 512, &end);
             if (r == -EAGAIN)
                 sync_all(journal, outcome);

@@ -131,16 +131,10 @@ ssize_t listener_peek(int fd)
     return host->dead || host->queue_count == 0 ? -EAGAIN : (ssize_t)host->queue[0].size;
 }
 
-int listener_receive(int fd, void *buf, size_t cap, struct datagram *ret)
+static void queue_pop(struct host *host, void *buf, size_t cap, struct datagram *ret)
 {
-    struct host *host = fiber_host();
-    struct queued queued;
+    struct queued queued = host->queue[0];
 
-    (void)fd;
-    sim_point();
-    if (host->dead || host->queue_count == 0)
-        return -EAGAIN;
-    queued = host->queue[0];
     memmove(host->queue, host->queue + 1, --host->queue_count * sizeof(queued));
     memcpy(buf, queued.data, queued.size < cap ? queued.size : cap);
     ret->data = buf;
@@ -155,7 +149,18 @@ int listener_receive(int fd, void *buf, size_t cap, struct datagram *ret)
         ret->fds[ret->fd_count++] = BAD_FD;
     host->open_fds += ret->fd_count;
     free(queued.data);
-    return 0;
+}
+
+int listener_receive(int fd, void *buf, size_t cap, size_t stride, unsigned most, struct datagram *ret)
+{
+    struct host *host = fiber_host();
+    unsigned count = 0;
+
+    (void)fd;
+    sim_point();
+    for (; !host->dead && host->queue_count > 0 && count < most; count++)
+        queue_pop(host, (char *)buf + count * stride, cap, &ret[count]);
+    return count > 0 ? (int)count : -EAGAIN;
 }
 
 /* --- descriptors ------------------------------------------------------------------------------------------------------------ */

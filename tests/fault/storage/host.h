@@ -287,9 +287,9 @@ static inline bool host_receive(struct host *host, int sender, uint64_t seq, int
     uint64_t end_lsn;
 
     for (int tries = 0; host->journal && tries < 4; tries++) {
-        int r = journal_room(host->journal, size, true); /* while it is in the socket it outlives us */
+        int r = journal_room(host->journal, size, 1, true); /* while it is in the socket it outlives us */
         if (r < 0)
-            r = journal_room(host->journal, size, false);
+            r = journal_room(host->journal, size, 1, false);
         if (r == 0)
             r = journal_append(host->journal, JOURNAL_DATAGRAM, 0, sender_uid(sender), 7, received_us, bytes, size,
                                &end_lsn);
