@@ -39,6 +39,23 @@ static const struct {
     [0x1d] = {4, 0, ARRAY},    [0x1e] = {2, 0, MAP},   [0x1f] = {4, 0, MAP},
 };
 
+/* Bytes of a value whose first byte says all of it, which most do. 0: more must be read. */
+#define FOUR(n)    n, n, n, n
+#define SIXTEEN(n) FOUR(n), FOUR(n), FOUR(n), FOUR(n)
+/* clang-format off */
+static const uint8_t plain_sizes[256] = {
+    SIXTEEN(1), SIXTEEN(1), SIXTEEN(1), SIXTEEN(1), SIXTEEN(1), SIXTEEN(1), SIXTEEN(1), SIXTEEN(1), /* small integers */
+    SIXTEEN(0), SIXTEEN(0),                                                                         /* maps, arrays */
+     1,  2,  3,  4,  5,  6,  7,  8,  9, 10, 11, 12, 13, 14, 15, 16,                                 /* short strings */
+    17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32,
+     1,  0,  1,  1,  0,  0,  0,  0,  0,  0,  5,  9,  2,  3,  5,  9,                                 /* as in `forms` */
+     2,  3,  5,  9,  3,  4,  6, 10, 18,  0,  0,  0,  0,  0,  0,  0,
+    SIXTEEN(1), SIXTEEN(1),                                                                         /* below 0 */
+};
+/* clang-format on */
+#undef FOUR
+#undef SIXTEEN
+
 /* Reads the head of the value at p, of which `left` ≥ 1 bytes are there. False: reserved, or not all of it is
  * there. */
 static bool read_head(const uint8_t *p, size_t left, struct head *ret)
@@ -81,8 +98,19 @@ static int measure(const uint8_t *data, size_t size, size_t *ret_size, bool *ret
 
     while (pending > 0) {
         struct head head;
+        size_t plain;
 
-        if (pending > size - pos || !read_head(data + pos, size - pos, &head))
+        if (pos == size)
+            return -EBADMSG;
+        plain = plain_sizes[data[pos]];
+        if (plain > 0) {
+            if (plain > size - pos)
+                return -EBADMSG;
+            pos += plain;
+            pending--;
+            continue;
+        }
+        if (!read_head(data + pos, size - pos, &head))
             return -EBADMSG;
         pos += head.size;
         if (head.container) {
@@ -95,6 +123,8 @@ static int measure(const uint8_t *data, size_t size, size_t *ret_size, bool *ret
             }
         }
         pending += head.children - 1;
+        if (pending > size - pos)
+            return -EBADMSG;
     }
     *ret_size = pos;
     *ret_too_deep = too_deep;
