@@ -61,6 +61,37 @@ static int append_text(struct toll_json *json, const char *text)
 
 /* --- scalars --- */
 
+/* Of numbers that people write, up to six decimals and fifteen digits in all, the same without printf() and strtod(), which took a twentieth of the writer's time.
+ * Both digits and 10⁶ are exact as doubles, so their quotient is the double that reading "digits / 10⁶" gives. */
+static bool write_short(double value, char out[static TOLL_JSON_NUMBER_MAX])
+{
+    double magnitude = fabs(value);
+    char reversed[24];
+    int size = 0, decimals = 6;
+
+    if (!(magnitude >= 1e-4 && magnitude < 1e9))
+        return false;
+    uint64_t digits = (uint64_t)(magnitude * 1e6 + 0.5);
+    if ((double)digits / 1e6 != magnitude)
+        return false;
+    while (decimals > 0 && digits % 10 == 0) {
+        digits /= 10;
+        decimals--;
+    }
+    for (int i = 0; i <= decimals || digits > 0; i++) { /* a digit at least before the point */
+        if (i == decimals && decimals > 0)
+            reversed[size++] = '.';
+        reversed[size++] = (char)('0' + digits % 10);
+        digits /= 10;
+    }
+    if (value < 0)
+        *out++ = '-';
+    while (size > 0)
+        *out++ = reversed[--size];
+    *out = '\0';
+    return true;
+}
+
 void toll_json_number(double value, char out[static TOLL_JSON_NUMBER_MAX])
 {
     /* Fifteen digits survive the way through a double and back, so fewer need no try: except below DBL_MIN,
@@ -68,6 +99,8 @@ void toll_json_number(double value, char out[static TOLL_JSON_NUMBER_MAX])
     int first = fabs(value) < DBL_MIN ? 1 : DBL_DIG;
     char text[40] = "";
 
+    if (write_short(value, out))
+        return;
     for (int precision = first; precision <= DBL_DECIMAL_DIG; precision++) {
         (void)snprintf(text, sizeof(text), "%.*g", precision, value);
         if (strtod(text, NULL) == value)
