@@ -157,6 +157,8 @@ uint64_t apply_session_key(const uint8_t id[static 16]);
 void apply_order(struct apply *apply);
 /* The index-th piece in that order. */
 struct piece *apply_piece(const struct apply *apply, size_t index);
+/* Its bytes: without a look at the piece, which may be far. */
+size_t apply_piece_size(const struct apply *apply, size_t index);
 /* The index-th is at work: those that follow are wanted soon. */
 void apply_fetch_piece(const struct apply *apply, size_t index);
 

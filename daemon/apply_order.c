@@ -15,7 +15,7 @@ enum { DIGIT_BITS = 11, DIGITS = 6, DIGIT_VALUES = 1 << DIGIT_BITS };
 
 struct apply_place {
     uint64_t key;
-    size_t piece;
+    uint32_t piece, size;
 };
 
 static unsigned digit_of(uint64_t key, unsigned digit)
@@ -78,12 +78,15 @@ void apply_order(struct apply *apply)
     struct apply_place *from, *to;
 
     apply->order = NULL;
-    if (count < FEW || !is_short(apply) || !reserve(apply, count)) /* without memory for it, it goes without */
+    if (count < FEW || count > UINT32_MAX || !is_short(apply) ||
+        !reserve(apply, count)) /* without memory for it, it goes without */
         return;
     from = apply->places;
     to = from + count;
     for (size_t i = 0; i < count; i++)
-        from[i] = (struct apply_place){.key = apply->got.pieces[i].session, .piece = i};
+        from[i] = (struct apply_place){.key = apply->got.pieces[i].session,
+                                       .piece = (uint32_t)i,
+                                       .size = (uint32_t)apply->got.pieces[i].origin.size};
     for (unsigned digit = 0; digit < DIGITS; digit++) {
         struct apply_place *sorted = to;
 
@@ -98,6 +101,11 @@ void apply_order(struct apply *apply)
 struct piece *apply_piece(const struct apply *apply, size_t index)
 {
     return &apply->got.pieces[apply->order ? apply->order[index].piece : index];
+}
+
+size_t apply_piece_size(const struct apply *apply, size_t index)
+{
+    return apply->order ? apply->order[index].size : apply->got.pieces[index].origin.size;
 }
 
 /* In order of sessions the bytes lie all over the arena, which the processor's caches don't hold: a quarter of building was waiting for them. */

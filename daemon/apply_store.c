@@ -80,7 +80,7 @@ static size_t push_end(const struct apply *apply, size_t first, size_t end)
     size_t bytes = 0, i = first;
 
     while (i < end && i - first < PUSH_FRAMES && bytes < PUSH_BYTES)
-        bytes += apply_piece(apply, i++)->origin.size;
+        bytes += apply_piece_size(apply, i++);
     return i;
 }
 
