@@ -21,7 +21,7 @@
 #include <signal.h>
 #include <time.h>
 
-enum { CALLS_MAX = 1024, LOOK_US = 200 };
+enum { CALLS_MAX = 1024, LOOK_US = 2000 };
 
 struct call {
     char name[32];
