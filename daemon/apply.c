@@ -99,6 +99,8 @@ void apply_free(struct apply *apply)
     free(apply->ahead.arena);
     free(apply->got.pieces);
     free(apply->ahead.pieces);
+    free(apply->got.sources);
+    free(apply->ahead.sources);
     free(apply->places);
     free(apply->refused);
     free(apply->stream_list);

@@ -35,16 +35,27 @@ struct known_stream {
     struct rangeset gathered;    /* in a careful batch: the numbers it has, so that copies take no room */
 };
 
-/* A frame of the batch, or bytes for quarantine; or a run of numbers that are other writers', which are marked only. */
-struct piece {
-    struct sink_origin origin;
+/* A datagram of the batch, or a hole of the journal, or other writers' numbers: what its pieces have in common. */
+struct source {
     struct known_stream *stream; /* NULL: without an envelope */
-    uint64_t seq_end;
-    uint64_t session; /* the first bytes of its id; 0: none, or not a frame */
-    bool others;
-    bool dropped; /* a duplicate, or in quarantine, or others': nothing to store */
-    char *broken; /* why it is no frame; NULL: it may be one */
+    uint64_t lsn;
+    int64_t received_us;
+    uint32_t uid, pid;
 };
+
+/* A frame of the batch, or bytes for quarantine; or a run of numbers that are other writers', which are marked only. There are tens of thousands, looked at in
+ * two orders: so they are small. */
+struct piece {
+    uint64_t session;      /* the first bytes of its id; 0: none, or not a frame */
+    uint64_t seq, seq_end; /* its numbers; seq 0: none */
+    char *broken;          /* why it is no frame; NULL: it may be one */
+    uint32_t source;
+    uint32_t at, size;   /* its bytes in the arena */
+    uint32_t index : 30; /* its place in the datagram */
+    bool others : 1;
+    bool dropped : 1; /* a duplicate, or in quarantine, or others': nothing to store */
+};
+_Static_assert(sizeof(struct piece) <= 48, "see daemon/DESIGN.md: what a batch takes");
 
 /* Where a frame's row goes. */
 enum target { TARGET_SESSIONS, TARGET_EVENTS, TARGET_TRANSCRIPTS, TARGET_GAPS, TARGETS };
@@ -63,6 +74,9 @@ struct gathered {
     size_t arena_used;
     struct piece *pieces;
     size_t piece_count, piece_capacity;
+    struct source *sources;
+    size_t source_count, source_capacity;
+    bool any_broken;
     size_t own_count;       /* … that are not others' */
     size_t new_streams;     /* that the cache did not know */
     uint64_t scanned_bytes; /* of the journal's datagrams, whosever they are */
@@ -132,7 +146,19 @@ static inline void *apply_grow(void *array, size_t *capacity, size_t count, size
     return grown;
 }
 
+static inline const struct source *apply_source(const struct apply *apply, const struct piece *piece)
+{
+    return &apply->got.sources[piece->source];
+}
+
+static inline const char *apply_bytes(const struct apply *apply, const struct piece *piece)
+{
+    return apply->got.arena + piece->at;
+}
+
 /* apply_read.c */
+/* What the sink needs to know of it. */
+struct sink_origin apply_origin(const struct apply *apply, const struct piece *piece);
 void apply_clear_batch(struct apply *apply);
 void apply_forget_streams(struct apply *apply);
 /* Reads on, after what was read ahead, until the batch is full or nothing durable is left. 1: it is full; 0: nothing is left; or a negative errno

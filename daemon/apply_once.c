@@ -19,7 +19,7 @@ int apply_refuse(struct apply *apply, struct piece *piece, const char *reason)
         return -ENOMEM;
     apply->refused = list;
     toll_utf8_copy(reason, strlen(reason), clean, sizeof(clean)); /* a server's message may be in any encoding */
-    list[apply->refused_count] = (struct sink_refused){.origin = piece->origin, .reason = strdup(clean)};
+    list[apply->refused_count] = (struct sink_refused){.origin = apply_origin(apply, piece), .reason = strdup(clean)};
     if (!list[apply->refused_count].reason)
         return -ENOMEM;
     apply->refused_count++;
@@ -78,16 +78,16 @@ int apply_list_changed(struct apply *apply, size_t *ret_count)
 }
 
 /* A number is stored if it is marked by the writer whose frame it was, in this row or in one that was kept when the writers were another number. */
-static bool is_stored(const struct sink_stream *stream, const struct piece *piece)
+static bool is_stored(const struct apply *apply, const struct sink_stream *stream, const struct piece *piece)
 {
-    uint64_t missing = piece->origin.seq, before;
+    uint64_t missing = piece->seq, before;
 
     do {
         before = missing;
         missing = rangeset_first_missing(&stream->seen, missing);
         for (size_t i = 0; i < stream->other_count && missing < piece->seq_end; i++) {
             const struct sink_stream_other *other = &stream->others[i];
-            unsigned owner = piece->broken ? 0 : share_of_frame(piece->origin.data, piece->origin.size, other->writers);
+            unsigned owner = piece->broken ? 0 : share_of_frame(apply_bytes(apply, piece), piece->size, other->writers);
 
             if (owner == other->writer)
                 missing = rangeset_first_missing(&other->seen, missing);
@@ -99,18 +99,18 @@ static bool is_stored(const struct sink_stream *stream, const struct piece *piec
 /* A piece with numbers: stored only if one of them is new, which makes its datagram new. */
 static int mark_numbers(struct apply *apply, struct piece *piece, bool *datagram_is_new)
 {
-    struct known_stream *stream = piece->stream;
+    struct known_stream *stream = apply_source(apply, piece)->stream;
     bool was_seen, duplicate;
     int r;
 
     assert(stream); /* only an envelope gives numbers */
-    was_seen = rangeset_first_missing(&stream->stream.seen, piece->origin.seq) >= piece->seq_end;
-    duplicate = !piece->others && (was_seen || is_stored(&stream->stream, piece));
+    was_seen = rangeset_first_missing(&stream->stream.seen, piece->seq) >= piece->seq_end;
+    duplicate = !piece->others && (was_seen || is_stored(apply, &stream->stream, piece));
     if (duplicate)
         drop_duplicate(apply, piece);
     if (was_seen)
         return 0;
-    r = rangeset_add(&stream->stream.seen, piece->origin.seq, piece->seq_end);
+    r = rangeset_add(&stream->stream.seen, piece->seq, piece->seq_end);
     if (r == -E2BIG && piece->dropped)
         return 0;
     if (r == -E2BIG)
@@ -132,12 +132,13 @@ int apply_drop_stored(struct apply *apply)
 
     for (size_t i = 0; r == 0 && i < apply->got.piece_count; i++) {
         struct piece *piece = &apply->got.pieces[i];
+        const struct source *source = apply_source(apply, piece);
 
-        if (piece->origin.lsn != lsn) { /* the next datagram; one without numbers is always new */
-            lsn = piece->origin.lsn;
-            datagram_is_new = !piece->stream || piece->origin.seq == 0;
+        if (source->lsn != lsn) { /* the next datagram; one without numbers is always new */
+            lsn = source->lsn;
+            datagram_is_new = !source->stream || piece->seq == 0;
         }
-        if (piece->origin.seq) {
+        if (piece->seq) {
             r = mark_numbers(apply, piece, &datagram_is_new);
         } else if (piece->broken) {
             /* Bytes after the frames that an envelope counts: they come again when the datagram is sent again. */

@@ -84,9 +84,8 @@ void apply_order(struct apply *apply)
     from = apply->places;
     to = from + count;
     for (size_t i = 0; i < count; i++)
-        from[i] = (struct apply_place){.key = apply->got.pieces[i].session,
-                                       .piece = (uint32_t)i,
-                                       .size = (uint32_t)apply->got.pieces[i].origin.size};
+        from[i] = (struct apply_place){
+            .key = apply->got.pieces[i].session, .piece = (uint32_t)i, .size = (uint32_t)apply->got.pieces[i].size};
     for (unsigned digit = 0; digit < DIGITS; digit++) {
         struct apply_place *sorted = to;
 
@@ -105,21 +104,24 @@ struct piece *apply_piece(const struct apply *apply, size_t index)
 
 size_t apply_piece_size(const struct apply *apply, size_t index)
 {
-    return apply->order ? apply->order[index].size : apply->got.pieces[index].origin.size;
+    return apply->order ? apply->order[index].size : apply->got.pieces[index].size;
 }
 
 /* In order of sessions the bytes lie all over the arena, which the processor's caches don't hold: a quarter of building was waiting for them. */
 void apply_fetch_piece(const struct apply *apply, size_t index)
 {
     static const size_t line = 64, ahead = 4, bytes = 256;
-    const char *data, *piece;
+    const struct piece *piece;
+    const char *data;
 
     if (!apply->order || index + 2 * ahead >= apply->got.piece_count)
         return;
-    piece = (const char *)apply_piece(apply, index + 2 * ahead);
-    for (size_t at = 0; at < sizeof(struct piece); at += line)
-        __builtin_prefetch(piece + at);
-    data = apply_piece(apply, index + ahead)->origin.data;
+    piece = apply_piece(apply, index + 2 * ahead);
+    __builtin_prefetch(piece);
+    __builtin_prefetch((const char *)(piece + 1) - 1);
+    piece = apply_piece(apply, index + ahead);
+    __builtin_prefetch(apply_source(apply, piece));
+    data = apply_bytes(apply, piece);
     for (size_t at = 0; at < bytes; at += line)
         __builtin_prefetch(data + at);
 }

@@ -21,10 +21,33 @@ enum { AHEAD_BYTES = 256 * 1024 };
 
 static void clear_gathered(struct gathered *got, uint64_t lsn)
 {
-    for (size_t i = 0; i < got->piece_count; i++)
+    for (size_t i = 0; got->any_broken && i < got->piece_count; i++)
         free(got->pieces[i].broken);
-    *got = (struct gathered){
-        .from = lsn, .to = lsn, .arena = got->arena, .pieces = got->pieces, .piece_capacity = got->piece_capacity};
+    *got = (struct gathered){.from = lsn,
+                             .to = lsn,
+                             .arena = got->arena,
+                             .pieces = got->pieces,
+                             .piece_capacity = got->piece_capacity,
+                             .sources = got->sources,
+                             .source_capacity = got->source_capacity};
+}
+
+struct sink_origin apply_origin(const struct apply *apply, const struct piece *piece)
+{
+    const struct source *source = apply_source(apply, piece);
+    struct sink_origin origin = {.data = apply_bytes(apply, piece),
+                                 .size = piece->size,
+                                 .lsn = source->lsn,
+                                 .index = piece->index,
+                                 .uid = source->uid,
+                                 .pid = source->pid,
+                                 .received_us = source->received_us,
+                                 .sequenced = source->stream != NULL,
+                                 .seq = piece->seq};
+
+    if (source->stream)
+        memcpy(origin.stream_id, source->stream->stream.id, sizeof(origin.stream_id));
+    return origin;
 }
 
 void apply_clear_batch(struct apply *apply)
@@ -92,21 +115,46 @@ static struct known_stream *know_stream(struct apply *apply, const struct journa
     return stream;
 }
 
+/* The source of the pieces that come next. -ENOMEM. */
+static int add_source(struct apply *apply, const struct source *source)
+{
+    struct gathered *got = &apply->got;
+    struct source *sources = apply_grow(got->sources, &got->source_capacity, got->source_count, sizeof(*sources));
+
+    if (!sources)
+        return -ENOMEM;
+    got->sources = sources;
+    sources[got->source_count++] = *source;
+    return 0;
+}
+
+/* A piece of the last source. NULL: out of memory. */
+static struct piece *new_piece(struct apply *apply)
+{
+    struct gathered *got = &apply->got;
+    struct piece *pieces = apply_grow(got->pieces, &got->piece_capacity, got->piece_count, sizeof(*pieces));
+
+    if (!pieces)
+        return NULL;
+    got->pieces = pieces;
+    return &pieces[got->piece_count++];
+}
+
 static int add_run(struct apply *apply, struct known_stream *stream, uint64_t to, uint64_t lsn)
 {
-    struct piece *pieces;
+    const struct source source = {.stream = stream, .lsn = lsn};
+    struct piece *piece;
 
     if (stream->run_from >= to)
         return 0;
-    pieces = apply_grow(apply->got.pieces, &apply->got.piece_capacity, apply->got.piece_count, sizeof(*pieces));
-    if (!pieces)
+    piece = add_source(apply, &source) == 0 ? new_piece(apply) : NULL;
+    if (!piece)
         return -ENOMEM;
-    apply->got.pieces = pieces;
-    pieces[apply->got.piece_count++] = (struct piece){.origin = {.seq = stream->run_from, .lsn = lsn},
-                                                      .stream = stream,
-                                                      .seq_end = to,
-                                                      .others = true,
-                                                      .dropped = true};
+    *piece = (struct piece){.seq = stream->run_from,
+                            .seq_end = to,
+                            .source = (uint32_t)apply->got.source_count - 1,
+                            .others = true,
+                            .dropped = true};
     stream->run_from = to;
     return 0;
 }
@@ -161,46 +209,6 @@ static bool is_replayed(const struct apply *apply, const struct journal_record *
     return false;
 }
 
-/* data: where the piece's bytes will stay; session: apply_session_key() or 0. */
-static int add_piece(struct apply *apply, const struct journal_record *record, struct known_stream *stream,
-                     const struct datagram_piece *from, const void *data, uint32_t index, uint64_t session)
-{
-    struct piece *pieces, *piece;
-
-    if (stream && close_run(apply, stream) < 0)
-        return -ENOMEM;
-    pieces = apply_grow(apply->got.pieces, &apply->got.piece_capacity, apply->got.piece_count, sizeof(*pieces));
-    if (!pieces)
-        return -ENOMEM;
-    apply->got.pieces = pieces;
-    piece = &pieces[apply->got.piece_count];
-    *piece = (struct piece){
-        .origin = {.data = data,
-                   .size = from->size,
-                   .lsn = record->lsn,
-                   .index = index,
-                   .uid = record->uid,
-                   .pid = record->pid,
-                   .received_us = record->received_us,
-                   .sequenced = stream != NULL,
-                   .seq = from->seq},
-        .stream = stream,
-        .seq_end = from->seq_end,
-        .session = session,
-    };
-    if (stream)
-        memcpy(piece->origin.stream_id, stream->stream.id, sizeof(piece->origin.stream_id));
-    if (from->broken) {
-        piece->broken = strdup(from->broken);
-        if (!piece->broken)
-            return -ENOMEM;
-    }
-    apply->got.piece_count++;
-    apply->got.own_count++;
-    apply->got.replayed += is_replayed(apply, record, from);
-    return 0;
-}
-
 static void note_received(struct gathered *got, int64_t received_us)
 {
     if (got->first_received_us == 0 || received_us < got->first_received_us)
@@ -209,16 +217,62 @@ static void note_received(struct gathered *got, int64_t received_us)
         got->last_received_us = received_us;
 }
 
-/* Keeps a record's bytes: its first piece that is this writer's own needs them. */
-static const char *keep_bytes(struct apply *apply, const struct journal_record *record)
-{
-    char *kept = apply->got.arena + apply->got.arena_used;
+/* Where a record is kept. */
+struct kept {
+    bool is;
+    uint32_t source, at;
+};
 
-    assert(record->size <= apply->arena_size - apply->got.arena_used);
-    memcpy(kept, record->payload, record->size);
-    apply->got.arena_used += record->size;
-    note_received(&apply->got, record->received_us);
-    return kept;
+/* Keeps a record's bytes: its first piece that is this writer's own needs them. -ENOMEM. */
+static int keep_record(struct apply *apply, const struct journal_record *record, struct known_stream *stream,
+                       struct kept *ret)
+{
+    const struct source source = {.stream = stream,
+                                  .lsn = record->lsn,
+                                  .received_us = record->received_us,
+                                  .uid = record->uid,
+                                  .pid = record->pid};
+    struct gathered *got = &apply->got;
+
+    if (add_source(apply, &source) < 0)
+        return -ENOMEM;
+    assert(record->size <= apply->arena_size - got->arena_used && got->arena_used <= UINT32_MAX);
+    *ret = (struct kept){.is = true, .source = (uint32_t)got->source_count - 1, .at = (uint32_t)got->arena_used};
+    memcpy(got->arena + got->arena_used, record->payload, record->size);
+    got->arena_used += record->size;
+    note_received(got, record->received_us);
+    return 0;
+}
+
+/* session: apply_session_key() or 0. */
+static int add_piece(struct apply *apply, const struct journal_record *record, struct known_stream *stream,
+                     const struct datagram_piece *from, struct kept *kept, uint32_t index, uint64_t session)
+{
+    struct piece *piece;
+
+    if (stream && close_run(apply, stream) < 0)
+        return -ENOMEM;
+    if (!kept->is && keep_record(apply, record, stream, kept) < 0)
+        return -ENOMEM;
+    piece = new_piece(apply);
+    if (!piece)
+        return -ENOMEM;
+    *piece = (struct piece){.session = session,
+                            .seq = from->seq,
+                            .seq_end = from->seq_end,
+                            .source = kept->source,
+                            .at = kept->at + (uint32_t)((const char *)from->data - (const char *)record->payload),
+                            .size = (uint32_t)from->size,
+                            .index = index};
+    if (from->broken) {
+        apply->got.any_broken = true;
+        piece->broken = strdup(from->broken);
+        if (!piece->broken)
+            return -ENOMEM;
+    }
+    apply->got.own_count++;
+    apply->got.replayed += is_replayed(apply, record, from);
+    return 0;
 }
 
 /* Whether it is this writer's; and its session, by which the batch will be in order. */
@@ -265,14 +319,14 @@ static void count_copies(struct apply *apply, const struct journal_record *recor
 static int add_datagram(struct apply *apply, const struct journal_record *record)
 {
     bool copy = false;
-    const char *payload = record->payload, *kept = NULL;
+    struct kept kept = {.is = false};
     struct known_stream *stream = NULL;
     struct datagram_parts parts;
     struct datagram_piece piece;
     uint64_t session;
     int r = 0;
 
-    datagram_open(&parts, payload, record->size, record->flags & JOURNAL_TRUNCATED);
+    datagram_open(&parts, record->payload, record->size, record->flags & JOURNAL_TRUNCATED);
     if (parts.sequenced) {
         stream = know_stream(apply, record, &parts.envelope);
         if (!stream || is_copy(apply, stream, &parts.envelope, &copy) < 0)
@@ -289,19 +343,19 @@ static int add_datagram(struct apply *apply, const struct journal_record *record
             r = pass_piece(apply, stream, &piece);
             continue;
         }
-        if (!kept)
-            kept = keep_bytes(apply, record);
-        r = add_piece(apply, record, stream, &piece, kept + ((const char *)piece.data - payload), index, session);
+        r = add_piece(apply, record, stream, &piece, &kept, index, session);
     }
     return r;
 }
 
 static int add_hole(struct apply *apply, const struct journal_record *record)
 {
-    const struct datagram_piece piece = {.size = record->size,
+    const struct datagram_piece piece = {.data = record->payload,
+                                         .size = record->size,
                                          .broken = "journal: these bytes were damaged on disk and set aside"};
+    struct kept kept = {.is = false};
 
-    return apply->options.writer == 0 ? add_piece(apply, record, NULL, &piece, keep_bytes(apply, record), 0, 0) : 0;
+    return apply->options.writer == 0 ? add_piece(apply, record, NULL, &piece, &kept, 0, 0) : 0;
 }
 
 static int close_runs(struct apply *apply)

@@ -29,14 +29,16 @@ static int64_t clamp_time(const struct apply *apply, int64_t given_us, int64_t r
 static int store_frame(struct apply *apply, struct session_table *sessions, const struct piece *piece,
                        const struct toll_frame *frame)
 {
-    struct sink_row row = {.frame = frame, .origin = &piece->origin};
+    const struct known_stream *stream = apply_source(apply, piece)->stream;
+    const struct sink_origin origin = apply_origin(apply, piece);
+    struct sink_row row = {.frame = frame, .origin = &origin};
     bool session_frame = frame->type == TOLL_FRAME_SESSION_START || frame->type == TOLL_FRAME_SESSION_END;
     int r = 0;
 
-    row.occurred_us = clamp_time(apply, frame->time_us, piece->origin.received_us, &row.reported_us);
+    row.occurred_us = clamp_time(apply, frame->time_us, origin.received_us, &row.reported_us);
     if (frame->has_session_id && frame->type != TOLL_FRAME_GAP)
-        r = session_apply(sessions, frame, row.occurred_us, row.reported_us, piece->origin.received_us,
-                          piece->stream ? idhash_host(piece->stream->hh.hashv) : 0);
+        r = session_apply(sessions, frame, row.occurred_us, row.reported_us, origin.received_us,
+                          stream ? idhash_host(stream->hh.hashv) : 0);
     if (r == 0 && !session_frame)
         r = apply->sink->ops->add(apply->sink, &row);
     apply->tally.counts.transcripts += frame->type == TOLL_FRAME_TRANSCRIPT;
@@ -61,7 +63,7 @@ static int build(struct apply *apply, struct session_table *sessions, size_t fir
         apply_fetch_piece(apply, i);
         if (piece->dropped)
             continue;
-        r = toll_frame_decode(apply->decoder, piece->origin.data, piece->origin.size, &frame, reason);
+        r = toll_frame_decode(apply->decoder, apply_bytes(apply, piece), piece->size, &frame, reason);
         if (r == 0 && frame.type == TOLL_FRAME_STREAM) {
             snprintf(reason, sizeof(reason), "stream: an envelope must be the first frame of its datagram");
             r = -EINVAL;
