@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 
 int apply_refuse(struct apply *apply, struct piece *piece, const char *reason)
 {
@@ -124,21 +125,57 @@ static int mark_numbers(struct apply *apply, struct piece *piece, bool *datagram
     return piece->broken && !piece->others ? apply_refuse(apply, piece, piece->broken) : 0;
 }
 
+/* Nearly always all frames of a datagram are new: then their numbers are marked at once. Returns how many pieces from the index-th on these are; 0: they are to
+ * be looked at one by one; or -ENOMEM. */
+static ssize_t mark_new_ones(struct apply *apply, size_t index)
+{
+    const struct piece *first = &apply->got.pieces[index], *end = apply->got.pieces + apply->got.piece_count, *piece;
+    struct known_stream *stream = apply_source(apply, first)->stream;
+    uint64_t next = first->seq;
+    int r;
+
+    if (first->seq == 0 || stream->stream.other_count > 0)
+        return 0;
+    for (piece = first; piece < end && piece->source == first->source; piece++) {
+        if (piece->seq != next || piece->others || piece->broken)
+            break;
+        next = piece->seq_end;
+    }
+    if (piece == first || rangeset_overlaps(&stream->stream.seen, first->seq, next))
+        return 0;
+    r = rangeset_add(&stream->stream.seen, first->seq, next);
+    if (r < 0)
+        return r == -E2BIG ? 0 : r;
+    stream->changed = true;
+    return piece - first;
+}
+
 int apply_drop_stored(struct apply *apply)
 {
     bool datagram_is_new = true;
     uint64_t lsn = UINT64_MAX;
+    uint32_t mixed = UINT32_MAX; /* the source of which not all are new: looking at all of it once is enough */
     int r = 0;
 
     for (size_t i = 0; r == 0 && i < apply->got.piece_count; i++) {
         struct piece *piece = &apply->got.pieces[i];
         const struct source *source = apply_source(apply, piece);
+        ssize_t marked = 0;
 
         if (source->lsn != lsn) { /* the next datagram; one without numbers is always new */
             lsn = source->lsn;
             datagram_is_new = !source->stream || piece->seq == 0;
         }
-        if (piece->seq) {
+        if (piece->source != mixed)
+            marked = mark_new_ones(apply, i);
+        if (marked < 0)
+            return (int)marked;
+        if (marked == 0)
+            mixed = piece->source;
+        if (marked > 0) {
+            datagram_is_new = true;
+            i += (size_t)marked - 1;
+        } else if (piece->seq) {
             r = mark_numbers(apply, piece, &datagram_is_new);
         } else if (piece->broken) {
             /* Bytes after the frames that an envelope counts: they come again when the datagram is sent again. */

@@ -65,6 +65,16 @@ uint64_t rangeset_first_missing(const struct rangeset *set, uint64_t from)
     return i < set->count && ranges[i].from <= from ? ranges[i].to : from;
 }
 
+bool rangeset_overlaps(const struct rangeset *set, uint64_t from, uint64_t to)
+{
+    const struct range *ranges = rangeset_ranges(set);
+    uint32_t i = find(set, from);
+
+    if (i < set->count && ranges[i].to == from)
+        i++;
+    return from < to && i < set->count && ranges[i].from < to;
+}
+
 static int reserve_one(struct rangeset *set)
 {
     uint32_t capacity;

@@ -29,6 +29,9 @@ bool rangeset_contains(const struct rangeset *set, uint64_t number);
 /* The first number ≥ from that is not in the set. */
 uint64_t rangeset_first_missing(const struct rangeset *set, uint64_t from);
 
+/* Whether any of [from, to) is in the set. */
+bool rangeset_overlaps(const struct rangeset *set, uint64_t from, uint64_t to);
+
 /* Adds [from, to). Returns 0; -E2BIG when that would make more than RANGESET_MAX ranges; -ENOMEM. The set is unchanged on failure. */
 int rangeset_add(struct rangeset *set, uint64_t from, uint64_t to) __attribute__((warn_unused_result));
 
