@@ -19,6 +19,7 @@ struct session_table {
         *buckets; /* bucket_count of them, a power of two and no less than count; NULL before the first session */
     size_t count, bucket_count;
     struct session *oldest;         /* list by last frame */
+    struct session *recent;         /* found last, or NULL: a batch's frames of a session come one after the other */
     struct session_change *changes; /* of the batch; reused by the next */
     struct session_change **sorted; /* the first sorted_count of them, in order of id */
     size_t change_count, change_capacity, sorted_count;
@@ -63,6 +64,8 @@ static void forget(struct session_table *table, struct session *session)
     LL_DELETE2(*bucket, session, next);
     DL_DELETE2(table->oldest, session, older, newer);
     table->count--;
+    if (table->recent == session)
+        table->recent = NULL;
     free(session);
 }
 
@@ -87,7 +90,7 @@ void session_table_clear(struct session_table *table)
     }
     free(table->buckets);
     table->buckets = NULL;
-    table->oldest = NULL;
+    table->oldest = table->recent = NULL;
     table->count = table->bucket_count = 0;
 }
 
@@ -103,8 +106,11 @@ void session_table_free(struct session_table *table)
 
 static struct session *find(const struct session_table *table, const uint8_t id[static 16])
 {
-    struct session *session = table->buckets ? *bucket_of(table, id) : NULL;
+    struct session *session = table->recent;
 
+    if (session && memcmp(session->id, id, sizeof(session->id)) == 0)
+        return session;
+    session = table->buckets ? *bucket_of(table, id) : NULL;
     while (session && memcmp(session->id, id, sizeof(session->id)) != 0)
         session = session->next;
     return session;
@@ -319,6 +325,9 @@ int session_apply(struct session_table *table, const struct toll_frame *frame, i
     session->last_received_us = received_us;
     if (host)
         session->host = host & 0x0FFFFFFF;
+    table->recent = session;
+    if (session == table->oldest->older) /* utlist: the head's older is the tail */
+        return 0;
     DL_DELETE2(table->oldest, session, older, newer);
     DL_APPEND2(table->oldest, session, older, newer);
     return 0;
