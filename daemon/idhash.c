@@ -27,18 +27,18 @@ static uint64_t fold(uint64_t a, uint64_t b)
 uint32_t idhash(const void *data, size_t size)
 {
     const unsigned char *bytes = data;
-    uint64_t hash;
+    uint64_t hash, word;
 
     pthread_once(&once, draw_secret);
     hash = secret[0] ^ size;
-    while (size > 0) {
-        uint64_t word = 0;
-        size_t n = size < sizeof(word) ? size : sizeof(word);
-
-        memcpy(&word, bytes, n);
+    for (; size >= sizeof(word); size -= sizeof(word), bytes += sizeof(word)) {
+        memcpy(&word, bytes, sizeof(word));
         hash = fold(hash ^ word, secret[1] ^ UINT64_C(0xA0761D6478BD642F));
-        bytes += n;
-        size -= n;
+    }
+    if (size > 0) {
+        word = 0;
+        memcpy(&word, bytes, size);
+        hash = fold(hash ^ word, secret[1] ^ UINT64_C(0xA0761D6478BD642F));
     }
     hash = fold(hash, secret[1]);
     return (uint32_t)(hash ^ (hash >> 32));
