@@ -19,11 +19,6 @@
 
 enum { APPLY_DATAGRAM_ROOM = 1 << 20 /* no record is larger */ };
 
-struct stream_key { /* no padding: hashed as bytes */
-    uint8_t id[16];
-    uint32_t uid;
-};
-
 /* A stream in the cache. */
 struct known_stream {
     struct stream_key key;

@@ -38,7 +38,7 @@ static int store_frame(struct apply *apply, struct session_table *sessions, cons
     row.occurred_us = clamp_time(apply, frame->time_us, origin.received_us, &row.reported_us);
     if (frame->has_session_id && frame->type != TOLL_FRAME_GAP)
         r = session_apply(sessions, frame, row.occurred_us, row.reported_us, origin.received_us,
-                          stream ? idhash_host(stream->hh.hashv) : 0);
+                          stream ? idhash_host(stream->hh.hashv) : 0, stream ? &stream->key : NULL);
     if (r == 0 && !session_frame)
         r = apply->sink->ops->add(apply->sink, &row);
     apply->tally.counts.transcripts += frame->type == TOLL_FRAME_TRANSCRIPT;

@@ -58,15 +58,18 @@ static struct credit_session *find(const struct credit *credit, const uint8_t id
     return bsearch(&key, credit->sessions, credit->count, sizeof(key), by_id);
 }
 
-/* What memory knows comes first, for it is what the database has; then what was seen to pass by. */
+/* What memory knows comes first, for it is what the database has; then what was seen to pass by; and where there is room, whose it was when it began. */
 static void keep_hosts(struct credit_session *session, const struct credit_session *before)
 {
     uint32_t known = session->hosts[0];
 
-    if (!before)
-        return;
-    memcpy(session->hosts, before->hosts, sizeof(session->hosts));
+    memset(session->hosts, 0, sizeof(session->hosts));
+    if (before)
+        memcpy(session->hosts, before->hosts, sizeof(session->hosts));
     add_host(session, known);
+    for (size_t i = 0; i < CREDIT_HOSTS && session->hosts[i] != session->began; i++)
+        if (session->hosts[i] == 0)
+            session->hosts[i] = session->began;
 }
 
 int credit_replace(struct credit *credit, struct credit_session *list, size_t count)

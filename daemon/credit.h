@@ -20,6 +20,7 @@ struct credit_session {
     uint8_t id[16];
     uint32_t state;               /* enum credit_state */
     uint32_t hosts[CREDIT_HOSTS]; /* the latest first; 0: none */
+    uint32_t began; /* the host that it began at, as the database knows: for want of better; 0: not known */
 };
 
 struct credit; /* opaque */

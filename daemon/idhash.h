@@ -17,6 +17,17 @@ static inline uint32_t idhash_host(uint32_t hash)
     return hash ? hash : 1;
 }
 
+/* A stream: the id that its process took, and the uid of who sends. No padding: hashed as bytes. */
+struct stream_key {
+    uint8_t id[16];
+    uint32_t uid;
+};
+
+static inline uint32_t idhash_stream_host(const struct stream_key *key)
+{
+    return idhash_host(idhash(key, sizeof(*key)));
+}
+
 #define HASH_FUNCTION(keyptr, keylen, hashv) ((hashv) = idhash((keyptr), (keylen)))
 #define HASH_NONFATAL_OOM                    1
 #include <uthash.h>

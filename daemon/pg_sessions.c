@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* The columns of toll.session_change, and their types (src/include/catalog/pg_type.dat). */
-enum { CHANGE_COLUMNS = 21 };
+enum { CHANGE_COLUMNS = 23 };
 enum { BOOL = 16, INT8 = 20, INT4 = 23, TEXT = 25, FLOAT8 = 701, TIMESTAMPTZ = 1184, UUID = 2950, JSONB = 3802 };
 
 /* FOR SHARE is enough to store events; FOR UPDATE where the row will be written. In order of session_id, so that two batches never wait for each
@@ -46,6 +46,7 @@ static struct copy_buffer *column(struct copy_buffer *buf, uint32_t type)
 
 static void add_change(struct copy_buffer *buf, const struct session_change *change)
 {
+    static const struct stream_key nobody;
     const struct session *session = change->session;
     const struct session_totals *totals = &session->totals;
     size_t record = copy_record_begin(buf, CHANGE_COLUMNS);
@@ -73,6 +74,13 @@ static void add_change(struct copy_buffer *buf, const struct session_change *cha
     copy_int8(column(buf, INT8), totals->tts_calls);
     copy_float8(column(buf, FLOAT8), (double)totals->stt_audio_us / 1000.0);
     copy_int8(column(buf, INT8), totals->stt_calls);
+    if (memcmp(&change->sender, &nobody, sizeof(nobody)) == 0) {
+        copy_null(column(buf, INT8));
+        copy_null(column(buf, UUID));
+    } else {
+        copy_int8(column(buf, INT8), change->sender.uid);
+        copy_uuid(column(buf, UUID), change->sender.id);
+    }
     copy_record_end(buf, record);
 }
 

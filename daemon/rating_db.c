@@ -1,6 +1,7 @@
 /* See rating_db.h. Every call is one statement, and so one transaction, whose error says what to do next. */
 #include "daemon/rating_db.h"
 
+#include "daemon/idhash.h"
 #include "daemon/pg.h"
 
 #include <errno.h>
@@ -209,13 +210,20 @@ static int read_credit(struct rating_db *db, struct credit_session **ret, size_t
     /* 'exhausted' before 'low': if some must be left out, these. */
     r = failed(p, "reading whose credit is short",
                pg_query(&p->pg, &result,
-                        "SELECT session_id, state FROM toll.session_credit ORDER BY state LIMIT " CREDIT_MOST, 0,
-                        NULL));
+                        "SELECT c.session_id, c.state, o.sender_uid, o.sender_stream"
+                        " FROM (SELECT session_id, state FROM toll.session_credit ORDER BY state LIMIT " CREDIT_MOST
+                        ") AS c LEFT JOIN LATERAL (SELECT o.sender_uid, o.sender_stream FROM toll.open_sessions AS o"
+                        " WHERE o.session_id = c.session_id OFFSET 0) AS o ON true",
+                        0, NULL));
     if (r < 0)
         return r;
     list = calloc((size_t)PQntuples(result) + 1, sizeof(*list));
     for (int row = 0; list && row < PQntuples(result); row++) {
+        struct stream_key sender = {.uid = (uint32_t)get_uint(result, row, 2)};
+
         list[count].state = PQgetvalue(result, row, 1)[0] == 'e' ? CREDIT_EXHAUSTED : CREDIT_LOW;
+        if (!PQgetisnull(result, row, 3) && pg_uuid_parse(PQgetvalue(result, row, 3), sender.id) == 0)
+            list[count].began = idhash_stream_host(&sender);
         count += pg_uuid_parse(PQgetvalue(result, row, 0), list[count].id) == 0;
     }
     PQclear(result);

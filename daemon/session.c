@@ -299,7 +299,7 @@ static bool add_usage(struct session_totals *totals, const struct toll_frame *fr
 }
 
 int session_apply(struct session_table *table, const struct toll_frame *frame, int64_t occurred_us, int64_t reported_us,
-                  int64_t received_us, uint32_t host)
+                  int64_t received_us, uint32_t host, const struct stream_key *sender)
 {
     struct session *session = get(table, frame->session_id);
     struct session_change *change = session ? plan(table, session) : NULL;
@@ -325,6 +325,8 @@ int session_apply(struct session_table *table, const struct toll_frame *frame, i
     session->last_received_us = received_us;
     if (host)
         session->host = host & 0x0FFFFFFF;
+    if (sender && !session->stored)
+        change->sender = *sender;
     table->recent = session;
     if (session == table->oldest->older) /* utlist: the head's older is the tail */
         return 0;

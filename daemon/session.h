@@ -5,6 +5,7 @@
 #ifndef TOLL_DAEMON_SESSION_H
 #define TOLL_DAEMON_SESSION_H
 
+#include "daemon/idhash.h"
 #include "proto/frame.h"
 
 #include <stdbool.h>
@@ -48,6 +49,8 @@ struct session_change {
     char *finish_reason;                 /* of the first end */
     char *metadata;                      /* JSON object: all starts merged, the earlier frame's values win; or NULL */
     char *raw_json;                      /* the same for keys that have no column */
+    struct stream_key
+        sender; /* of a session whose row is not known to exist: of its last frame that had one; uid and id 0: none */
     /* Set by the sink when it stores the change. */
     bool existed;   /* the row was there though memory did not know it: the totals here are not the whole story */
     bool finalized; /* the row is ended now: forget the session */
@@ -60,9 +63,10 @@ void session_table_free(struct session_table *table);
 void session_table_clear(struct session_table *table); /* forgets everything, changes too */
 
 /* Applies a frame to its session, which is made known if need be. occurred_us is the time to store; reported_us the sender's own where that
- * was clamped; host its sender (see struct session), 0: without an envelope. 0 or -ENOMEM. */
+ * was clamped; sender its stream and host what threads call that (see struct session), NULL and 0: without an envelope. 0 or -ENOMEM. */
 int session_apply(struct session_table *table, const struct toll_frame *frame, int64_t occurred_us, int64_t reported_us,
-                  int64_t received_us, uint32_t host) __attribute__((warn_unused_result));
+                  int64_t received_us, uint32_t host, const struct stream_key *sender)
+    __attribute__((warn_unused_result));
 
 /* Plans to close every session without a frame since before_us (receive time), at most max. Returns how many, or -ENOMEM. */
 int session_plan_orphans(struct session_table *table, int64_t before_us, size_t max)

@@ -19,11 +19,6 @@ struct promise {
     uint64_t lsn, upto;
 };
 
-struct stream_key { /* no padding: hashed as bytes */
-    uint8_t id[16];
-    uint32_t uid;
-};
-
 struct stream {
     struct stream_key key;
     uint32_t pid;

@@ -148,7 +148,7 @@ BEGIN
     GRANT SELECT ON public.session_transcripts TO toll_transcripts;
 
     GRANT USAGE ON SCHEMA toll TO toll_rating;
-    GRANT SELECT ON toll.journals, toll.rating_progress, toll.session_credit TO toll_rating;
+    GRANT SELECT ON toll.journals, toll.rating_progress, toll.session_credit, toll.open_sessions TO toll_rating;
     GRANT EXECUTE ON FUNCTION toll.rate_next(uuid, integer, integer), toll.rate_free(uuid, integer, integer), toll.rating_backlog()
         TO toll_rating;
     GRANT EXECUTE ON FUNCTION toll.explain_event(bigint) TO toll_reader;

@@ -5,7 +5,7 @@
 --   session_id, whole (memory is the whole story), idle_before (to be closed as idle if
 --   nothing was received since), starts, ends, rows (frames of the batch), started_at (of the earliest start; without one, of the
 --   first frame), last_at (latest frame that memory knows of, if any), ended_at and finish_reason (of the first end), *_reported (where the sender's time was clamped), metadata,
---   raw_json, and the totals that memory has.
+--   raw_json, the totals that memory has, and of a new session sender_uid and sender_stream: whose its last frame was that had an envelope.
 
 CREATE OR REPLACE FUNCTION toll.insert_sessions(journal uuid, writer integer, changes toll.session_change[])
 RETURNS SETOF uuid
@@ -36,8 +36,11 @@ BEGIN
         ON CONFLICT (session_id) DO NOTHING
         RETURNING s.session_id, s.ended_at
     ), opened AS (
-        INSERT INTO toll.open_sessions (session_id)
-        SELECT a.session_id FROM added AS a WHERE a.ended_at IS NULL
+        INSERT INTO toll.open_sessions (session_id, sender_uid, sender_stream)
+        SELECT u.session_id, u.sender_uid, u.sender_stream
+        FROM unnest(insert_sessions.changes) AS u
+        -- IS TRUE: hashed, however many there are.
+        WHERE (u.session_id IN (SELECT a.session_id FROM added AS a WHERE a.ended_at IS NULL)) IS TRUE
         ON CONFLICT DO NOTHING
     ), queued AS (
         INSERT INTO toll.session_queue (journal_id, writer, session_id)

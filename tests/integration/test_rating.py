@@ -120,6 +120,38 @@ def test_daemon_restarted_meanwhile(daemon: Daemon, db: Database, payer: Callabl
     assert balance(db, "acme") == 7
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile", "after"])
+def test_silent_call_learns_after_a_restart(daemon: Daemon, db: Database, payer: Callable[[Daemon], Payer], when: str) -> None:
+    """Not a frame comes of it: its worker attaches its page again, and the database knows whose it is."""
+    spend = "SELECT adjust_credits('acme', -200, 'spent elsewhere', 'spent')"
+    prepaid(db, "acme", 1)
+    prepaid(db, "other", 1)
+    worker = payer(daemon)
+    worker.start("silent", "acme")
+    worker.start("paid", "other")
+    worker.flush()
+    daemon.wait_stored()
+    proc.wait_until(lambda: db.value("SELECT count(*) FROM toll.rated_sessions") == 2, 10, "the calls to be known")
+    if when == "before":
+        db.value(spend)
+        worker.wait_credit("silent", EXHAUSTED)
+    daemon.kill()
+    if when == "meanwhile":
+        db.value(spend)
+    daemon.start()
+    # Its page is new when it says something at all.
+    proc.wait_until(lambda: daemon.status()["ack_pages"] == 1, 20, "the worker to attach its page")
+    if when == "after":
+        db.value(spend)
+        worker.mark()
+        assert worker.wait_credit("silent", EXHAUSTED) < 1 * proc.SLOWNESS
+    worker.wait_credit("silent", EXHAUSTED)
+    assert worker.credit("paid") == OK
+    top_up(db, "acme", 10)
+    worker.wait_credit("silent", OK)
+    assert daemon.status()["frames_received"] == 0
+
+
 def test_two_daemons_host_calls_of_one_account(db: Database, daemon_factory: Make, payer: Callable[[Daemon], Payer]) -> None:
     price_unit(db)
     prepaid(db, "acme", 10)

@@ -16,7 +16,7 @@ from schema import JOURNAL  # noqa: E402
 
 IDLE = "SELECT * FROM toll.idle_sessions(%s, %s, 86400, (extract(epoch FROM now()) * 1e6)::bigint - 3600000000, 1000)"
 CHANGES = ("SELECT array_agg(ROW(id, true, NULL, %s, %s, 1, now() - interval '1 min', NULL, now(), {ended}, NULL, {reason}, {metadata}, NULL,"
-           " 10, 20, 1, 0, 0, 0, 0)::toll.session_change ORDER BY id) FROM unnest(%s::uuid[]) AS id")
+           " 10, 20, 1, 0, 0, 0, 0, 1000, id)::toll.session_change ORDER BY id) FROM unnest(%s::uuid[]) AS id")
 START = CHANGES.format(ended="NULL", reason="NULL", metadata="jsonb_build_object('user_id', 'u_1', 'note', repeat('x', {note}))")
 END = CHANGES.format(ended="now()", reason="'end'", metadata="NULL")
 
@@ -42,6 +42,12 @@ def end(database: Database, which: list[str]) -> None:
 
 def listed(database: Database) -> list[str]:
     return [row[0] for row in database.query("SELECT session_id FROM toll.open_sessions ORDER BY 1")]
+
+
+def test_live_session_is_listed_with_its_sender(sessions: Database) -> None:
+    which = ids(3)
+    begin(sessions, which)
+    assert sessions.query("SELECT sender_uid, sender_stream FROM toll.open_sessions ORDER BY session_id") == [(1000, each) for each in which]
 
 
 @pytest.mark.parametrize("note", [10, 1000, 30_000])

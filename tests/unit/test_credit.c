@@ -147,6 +147,47 @@ START_TEST(last_two_hosts_are_told)
 }
 END_TEST
 
+static void check_hosts(uint32_t first, uint32_t second, uint32_t none)
+{
+    const uint32_t hosts[] = {first, second, none};
+
+    for (unsigned i = 0; i < 3; i++) {
+        credit_show(credit, hosts[i], page);
+        ck_assert_uint_eq(seen(1), i < 2 ? TOLL_CREDIT_EXHAUSTED : TOLL_CREDIT_OK);
+    }
+}
+
+static void replace_begun(uint32_t host, uint32_t began)
+{
+    struct credit_session *list = list_of(1, 1, CREDIT_EXHAUSTED, host);
+
+    list->began = began;
+    ck_assert_int_eq(credit_replace(credit, list, 1), 0);
+}
+
+/* As the database knows it, until two others are known. */
+START_TEST(where_it_began_will_do_for_a_host)
+{
+    uint8_t id[16];
+
+    id_of(id, 1);
+    replace_begun(0, 5);
+    check_hosts(5, 5, 7);
+    credit_note(credit, id, 7);
+    replace_begun(0, 5);
+    check_hosts(7, 5, 8);
+    credit_note(credit, id, 8);
+    replace_begun(0, 5);
+    check_hosts(8, 7, 5);
+    replace(0, 0, 0, 0);
+    replace_begun(9, 5);
+    check_hosts(9, 5, 8);
+    replace(0, 0, 0, 0);
+    replace_begun(5, 5);
+    check_hosts(5, 5, 8);
+}
+END_TEST
+
 START_TEST(exhausted_ones_come_first_where_not_all_fit)
 {
     struct credit_session *list = list_of(0, 300, CREDIT_LOW, 7);
@@ -261,6 +302,7 @@ int main(void)
     tcase_add_test(tests, session_that_is_ok_again_is_cleared);
     tcase_add_test(tests, host_is_learnt_from_frames_that_pass_by);
     tcase_add_test(tests, last_two_hosts_are_told);
+    tcase_add_test(tests, where_it_began_will_do_for_a_host);
     tcase_add_test(tests, exhausted_ones_come_first_where_not_all_fit);
     tcase_add_test(tests, any_page_can_be_read);
     tcase_add_test(tests, worker_never_sees_half_a_table);

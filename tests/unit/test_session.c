@@ -33,7 +33,7 @@ static const struct session *session(unsigned n)
 
 static void apply_frame(const struct toll_frame *frame, int64_t received_us)
 {
-    ck_assert_int_eq(session_apply(table, frame, frame->time_us, TOLL_TIME_MISSING, received_us, 0), 0);
+    ck_assert_int_eq(session_apply(table, frame, frame->time_us, TOLL_TIME_MISSING, received_us, 0, NULL), 0);
 }
 
 static void apply_at(enum toll_frame_type type, unsigned n, int64_t time_us)
@@ -137,15 +137,15 @@ START_TEST(clamped_times_keep_what_the_sender_said)
 {
     struct toll_frame frame = frame_of(TOLL_FRAME_SESSION_START, 1, 0);
 
-    ck_assert_int_eq(session_apply(table, &frame, 500, 9999, 500, 0), 0);
+    ck_assert_int_eq(session_apply(table, &frame, 500, 9999, 500, 0, NULL), 0);
     ck_assert_int_eq(change(0, 1)->started_reported_us, 9999);
-    ck_assert_int_eq(session_apply(table, &frame, 400, TOLL_TIME_MISSING, 500, 0),
+    ck_assert_int_eq(session_apply(table, &frame, 400, TOLL_TIME_MISSING, 500, 0, NULL),
                      0); /* an earlier one that was not clamped */
     ck_assert_int_eq(change(0, 1)->started_us, 400);
     ck_assert_int_eq(change(0, 1)->started_reported_us, TOLL_TIME_MISSING);
     frame = frame_of(TOLL_FRAME_SESSION_END, 1, 0);
-    ck_assert_int_eq(session_apply(table, &frame, 600, 7777, 600, 0), 0);
-    ck_assert_int_eq(session_apply(table, &frame, 700, TOLL_TIME_MISSING, 700, 0), 0);
+    ck_assert_int_eq(session_apply(table, &frame, 600, 7777, 600, 0, NULL), 0);
+    ck_assert_int_eq(session_apply(table, &frame, 700, TOLL_TIME_MISSING, 700, 0, NULL), 0);
     ck_assert_int_eq(change(0, 1)->ended_us, 600);
     ck_assert_int_eq(change(0, 1)->ended_reported_us, 7777);
 }

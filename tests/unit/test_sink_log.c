@@ -147,7 +147,7 @@ static void add(const struct toll_frame *frame)
     if (frame->type != TOLL_FRAME_SESSION_START && frame->type != TOLL_FRAME_SESSION_END)
         ck_assert_int_eq(sink->ops->add(sink, &row), 0);
     if (frame->has_session_id)
-        ck_assert_int_eq(session_apply(sessions, frame, frame->time_us, TOLL_TIME_MISSING, frame->time_us, 0), 0);
+        ck_assert_int_eq(session_apply(sessions, frame, frame->time_us, TOLL_TIME_MISSING, frame->time_us, 0, NULL), 0);
 }
 
 static int commit(uint64_t from, uint64_t to, const struct sink_refused *refused, size_t refused_count)
