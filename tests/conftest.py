@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 
-from harness import QUICK, SLOWNESS, Cluster, Daemon, Database, make_dir, migrate, remove_dir, tail  # noqa: E402
+from harness import SLOWNESS, Cluster, Daemon, Database, make_dir, migrate, remove_dir, tail  # noqa: E402
 from outage import Outage  # noqa: E402
 
 LIMIT_SECONDS = 120
@@ -29,7 +29,7 @@ LIMIT_SECONDS = 120
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A PostgreSQL server for the whole run. A test that stops or replaces it starts it again; see also own_cluster."""
-    made = Cluster(QUICK)
+    made = Cluster(quick=True)
     try:
         yield made.start()
     finally:

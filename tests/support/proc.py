@@ -35,9 +35,9 @@ def wait_until(predicate: Callable[[], T], seconds: float = 10, what: str = "", 
         time.sleep(every)
 
 
-def make_dir(name: str = "") -> Path:
+def make_dir(name: str = "", where: str = os.environ.get("TOLL_TMP", "/tmp")) -> Path:
     """A new directory with a short path (a Unix socket's path has at most 107 bytes) that every user may pass through."""
-    path = Path(tempfile.mkdtemp(prefix=f"toll-{name}", dir=os.environ.get("TOLL_TMP", "/tmp")))
+    path = Path(tempfile.mkdtemp(prefix=f"toll-{name}", dir=where))
     path.chmod(0o755)
     return path
 
