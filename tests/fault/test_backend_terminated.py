@@ -13,12 +13,20 @@ import pytest
 
 import fault
 import oracle
-from harness import SLOWNESS, Daemon, Database, Sim, make_dir, remove_dir
+from harness import SLOWNESS, Cluster, Daemon, Database, Sim, make_dir, migrate, remove_dir
 
 TIMES = fault.choose(25, 600)
 RATE = int(fault.choose(6000, 2500) / SLOWNESS)  # frames per second of all workers
 PLACES = ["", "COPY public.billing_events%", "COPY public.session_transcripts%", "COPY %", "COMMIT", "UPDATE toll.journals%", "%toll.streams%",
           "%sessions%"]
+
+
+@pytest.fixture
+def db(own_cluster: Cluster) -> Database:
+    """On a server that syncs: else no commit lasts long enough to be hit."""
+    made = own_cluster.create_database()
+    migrate(made.dsn)
+    return made
 
 
 class Terminator:
