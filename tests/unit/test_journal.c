@@ -172,6 +172,42 @@ START_TEST(group_is_bounded_and_goes_on_after_a_sync)
 }
 END_TEST
 
+/* Whoever was told that there is room for so many may take as many out of the socket. */
+START_TEST(room_for_several_is_room_for_each)
+{
+    enum { SEVERAL = 16, MOST = 65536 };
+    static uint8_t payload[MOST];
+    uint64_t end;
+    unsigned seed = 7, rooms = 0;
+
+    world_close(&w);
+    w.options.segment_bytes = 4 * UINT64_C(1024) * 1024;
+    ck_assert_int_eq(world_open(&w), 0);
+    for (int round = 0; round < 400; round++) {
+        size_t most = round % 3 ? MOST : (size_t)rand_r(&seed) % 2000;
+        int r = journal_room(w.journal, most, SEVERAL, true);
+
+        if (r == 0) {
+            rooms++;
+            for (int i = 0; i < SEVERAL; i++)
+                ck_assert_int_eq(journal_append(w.journal, 1, 0, 0, 0, 0, payload,
+                                                round % 2 ? most : (size_t)rand_r(&seed) % (most + 1), &end),
+                                 0);
+        } else {
+            ck_assert_int_eq(r, -EAGAIN);
+            r = journal_room(w.journal, MOST, 1, false);
+            if (r == 0)
+                ck_assert_int_eq(journal_append(w.journal, 1, 0, 0, 0, 0, payload, MOST, &end), 0);
+            else
+                ck_assert_int_eq(flush(w.journal), 0);
+        }
+        if (rand_r(&seed) % 8 == 0)
+            ck_assert_int_eq(flush(w.journal), 0);
+    }
+    ck_assert_uint_gt(rooms, 100);
+}
+END_TEST
+
 START_TEST(short_transfers_change_nothing)
 {
     w.disk->short_transfers = true;
@@ -431,6 +467,7 @@ int main(void)
     tcase_add_test(tcase, segments_several_in_one_group_become_durable_together);
     tcase_add_test(tcase, record_too_long_is_refused_alone);
     tcase_add_test(tcase, group_is_bounded_and_goes_on_after_a_sync);
+    tcase_add_test(tcase, room_for_several_is_room_for_each);
     tcase_add_test(tcase, short_transfers_change_nothing);
     tcase_add_test(tcase, mark_covers_the_last_group_once);
     tcase_add_test(tcase, second_opener_is_refused);
