@@ -8,8 +8,24 @@
 #include "proto/peek.h"
 #include "proto/utf8.h"
 #include "proto/walk.h"
+#include "tests/unit/same_frame.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* A decoder that has seen such a frame reads it straight from the bytes, one that is new reads it pair by pair: both say the same. */
+static void check_alike(struct toll_decoder *decoder, const void *bytes, size_t size)
+{
+    struct toll_decoder *fresh = toll_decoder_new();
+    struct toll_frame usual, general;
+    char reason[TOLL_REASON_MAX], other[TOLL_REASON_MAX];
+    int r = toll_frame_decode(decoder, bytes, size, &usual, reason);
+
+    assert(fresh);
+    assert(r == toll_frame_decode(fresh, bytes, size, &general, other));
+    assert(strcmp(reason, other) == 0);
+    assert(r < 0 || same_frame(&usual, &general));
+    toll_decoder_free(fresh);
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -33,7 +49,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             assert(share_of_frame(bytes, frame_size, 3) < (found ? 3 : 1));
         }
         assert(r == 0 || r == -EINVAL || r == -EBADMSG);
+        check_alike(decoder, bytes, frame_size);
         assert((r == 0) == (strlen(reason) == 0));
+        r = toll_frame_decode(decoder, bytes, frame_size, &frame, reason); /* whose strings are the decoder's */
         if (r == 0 && frame.raw_json.ptr)
             assert(toll_utf8_clean(frame.raw_json.ptr, frame.raw_json.len));
         if (r == 0 && frame.text.ptr)
