@@ -56,7 +56,7 @@ $(BUILD)/obj/%.o: %.c
 
 $(BUILD)/pic/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -fPIC -fno-plt -fvisibility=hidden -MMD -MP -c -o $@ $<
 
 $(BUILD)/obj/generated/%.o: $(BUILD)/generated/%.c
 	@mkdir -p $(@D)

@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "proto/hot.h"
+
 enum {
     AT_MAGIC = 0,
     AT_VERSION = 4,
@@ -70,12 +72,12 @@ void toll_ackpage_done(struct toll_ackpage *page)
     *page = (struct toll_ackpage){.fd = -1};
 }
 
-static uint32_t load32(const struct toll_ackpage *page, size_t offset)
+TOLL_HOT static uint32_t load32(const struct toll_ackpage *page, size_t offset)
 {
     return le32toh(__atomic_load_n((const uint32_t *)(const void *)(page->map + offset), __ATOMIC_ACQUIRE));
 }
 
-static uint64_t load64(const struct toll_ackpage *page, size_t offset)
+TOLL_HOT static uint64_t load64(const struct toll_ackpage *page, size_t offset)
 {
     return le64toh(__atomic_load_n((const uint64_t *)(const void *)(page->map + offset), __ATOMIC_ACQUIRE));
 }
@@ -120,7 +122,7 @@ uint32_t toll_ackpage_credit(const struct toll_ackpage *page, const uint8_t sess
     return state;
 }
 
-bool toll_ackpage_read(const struct toll_ackpage *page, struct toll_acks *ret)
+TOLL_HOT bool toll_ackpage_read(const struct toll_ackpage *page, struct toll_acks *ret)
 {
     if (!page->map || load32(page, AT_MAGIC) != TOLL_ACKPAGE_MAGIC || load32(page, AT_VERSION) != TOLL_ACKPAGE_VERSION)
         return false;

@@ -7,12 +7,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static atomic_int *guard_word(struct toll_forkguard *guard)
+#include "proto/hot.h"
+
+TOLL_HOT static atomic_int *guard_word(struct toll_forkguard *guard)
 {
     return guard->wiped ? guard->wiped : &guard->owner;
 }
 
-static int guard_mine(const struct toll_forkguard *guard)
+TOLL_HOT static int guard_mine(const struct toll_forkguard *guard)
 {
     return guard->wiped ? 1 : (int)getpid();
 }
@@ -23,7 +25,7 @@ void toll_forkguard_init(struct toll_forkguard *guard, void *page, size_t page_b
     atomic_init(guard_word(guard), guard_mine(guard));
 }
 
-bool toll_forkguard_forked(struct toll_forkguard *guard)
+TOLL_HOT bool toll_forkguard_forked(struct toll_forkguard *guard)
 {
     atomic_int *word = guard_word(guard);
     int mine = guard_mine(guard);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "client/ackpage.h"
+#include "proto/hot.h"
 #include "proto/frame.h"
 
 int toll_link_init(struct toll_link *link, const char *path)
@@ -66,7 +67,7 @@ int toll_link_connect(struct toll_link *link, uint64_t now_us)
     return 0;
 }
 
-int toll_link_send(struct toll_link *link, const struct iovec *iov, int iovs, int attach_fd)
+TOLL_HOT int toll_link_send(struct toll_link *link, const struct iovec *iov, int iovs, int attach_fd)
 {
     union {
         struct cmsghdr header;

@@ -8,6 +8,7 @@
 
 #include "client/handle.h"
 #include "client/map.h"
+#include "proto/hot.h"
 #include "proto/walk.h"
 
 enum { RECORD_SMALL = 1024 }; /* bytes; on the stack of the worker's thread */
@@ -20,7 +21,8 @@ struct draft {
     int error;
 };
 
-static void draft_init(struct draft *d, enum toll_frame_type type, const unsigned char *session_id, int64_t time_us)
+TOLL_HOT static void draft_init(struct draft *d, enum toll_frame_type type, const unsigned char *session_id,
+                                int64_t time_us)
 {
     d->map = NULL;
     d->error = 0;
@@ -37,7 +39,7 @@ static void draft_init(struct draft *d, enum toll_frame_type type, const unsigne
     d->frame.time_us = time_us;
 }
 
-static void draft_turn(struct draft *d, const unsigned char *turn_id)
+TOLL_HOT static void draft_turn(struct draft *d, const unsigned char *turn_id)
 {
     if (turn_id) {
         memcpy(d->frame.turn_id, turn_id, sizeof d->frame.turn_id);
@@ -45,31 +47,35 @@ static void draft_turn(struct draft *d, const unsigned char *turn_id)
     }
 }
 
-static struct toll_str name(const char *string)
+/* Not strnlen(): names are short, and that lies in a page of its own. */
+TOLL_HOT static struct toll_str name(const char *string)
 {
-    return (struct toll_str){string, string ? (uint32_t)strnlen(string, TOLL_NAME_MAX + 1) : 0};
+    uint32_t size = 0;
+    while (string && size <= TOLL_NAME_MAX && string[size])
+        size++;
+    return (struct toll_str){string, size};
 }
 
-static int32_t count(struct draft *d, uint32_t value)
+TOLL_HOT static int32_t count(struct draft *d, uint32_t value)
 {
     if (value > TOLL_COUNT_MAX)
         d->error = -EINVAL;
     return (int32_t)value;
 }
 
-static int32_t optional_count(struct draft *d, uint32_t value)
+TOLL_HOT static int32_t optional_count(struct draft *d, uint32_t value)
 {
     return value ? count(d, value) : TOLL_ABSENT;
 }
 
-static int64_t duration(struct draft *d, uint64_t us)
+TOLL_HOT static int64_t duration(struct draft *d, uint64_t us)
 {
     if (us > TOLL_DURATION_MAX)
         d->error = -EINVAL;
     return (int64_t)us;
 }
 
-static int64_t optional_duration(struct draft *d, uint64_t us)
+TOLL_HOT static int64_t optional_duration(struct draft *d, uint64_t us)
 {
     return us ? duration(d, us) : TOLL_ABSENT;
 }
@@ -94,7 +100,7 @@ static int encode_large(struct toll *t, struct draft *d)
     return r;
 }
 
-static void add_to_totals(struct toll *t, const struct toll_frame *frame, int result)
+TOLL_HOT static void add_to_totals(struct toll *t, const struct toll_frame *frame, int result)
 {
     if (frame->type == TOLL_FRAME_SESSION_START && (result == 0 || result == -ENOBUFS))
         toll_totals_add(&t->totals, frame->session_id, frame->time_us);
@@ -133,7 +139,7 @@ static void add_to_totals(struct toll *t, const struct toll_frame *frame, int re
     }
 }
 
-static int record(struct toll *t, struct draft *d)
+TOLL_HOT static int record(struct toll *t, struct draft *d)
 {
     struct toll_sender *sender = &t->sender;
     uint8_t small[RECORD_SMALL]; /* what fits, as nearly all frames do, is encoded here: other threads need not wait */
@@ -176,7 +182,7 @@ int toll_session_start(struct toll *t, const unsigned char session_id[16], const
     return record(t, &d);
 }
 
-int toll_llm(struct toll *t, const unsigned char session_id[16], const struct toll_llm_usage *u)
+TOLL_HOT int toll_llm(struct toll *t, const unsigned char session_id[16], const struct toll_llm_usage *u)
 {
     struct draft d;
     draft_init(&d, TOLL_FRAME_LLM, session_id, u->occurred_at_us);

@@ -5,6 +5,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "proto/hot.h"
+
 #define OWN_FRAME UINT32_C(0x80000000)
 
 void toll_ring_init(struct toll_ring *ring, void *data, size_t size)
@@ -23,7 +25,7 @@ static size_t until_seam(const struct toll_ring *ring, uint64_t pos)
     return (size_t)ring->size - index_of(ring, pos);
 }
 
-static void copy_in(struct toll_ring *ring, uint64_t pos, const void *bytes, size_t size)
+TOLL_HOT static void copy_in(struct toll_ring *ring, uint64_t pos, const void *bytes, size_t size)
 {
     size_t first = until_seam(ring, pos);
     if (first > size)
@@ -32,7 +34,7 @@ static void copy_in(struct toll_ring *ring, uint64_t pos, const void *bytes, siz
     memcpy(ring->data, (const uint8_t *)bytes + first, size - first);
 }
 
-static uint32_t header_at(const struct toll_ring *ring, uint64_t pos)
+TOLL_HOT static uint32_t header_at(const struct toll_ring *ring, uint64_t pos)
 {
     uint8_t bytes[TOLL_RING_HEADER];
     for (size_t i = 0; i < sizeof bytes; i++)
@@ -42,7 +44,7 @@ static uint32_t header_at(const struct toll_ring *ring, uint64_t pos)
     return header;
 }
 
-void toll_ring_put(struct toll_ring *ring, const void *frame, size_t size, bool own)
+TOLL_HOT void toll_ring_put(struct toll_ring *ring, const void *frame, size_t size, bool own)
 {
     assert(size < OWN_FRAME && size + TOLL_RING_HEADER <= toll_ring_free_bytes(ring));
     if (ring->head == ring->tail) /* from the front again: where nothing waits, the same few lines of cache do */
@@ -54,7 +56,7 @@ void toll_ring_put(struct toll_ring *ring, const void *frame, size_t size, bool 
     ring->tail_seq++;
 }
 
-uint32_t toll_ring_take(struct toll_ring *ring, struct iovec *iov, int iovs, size_t bytes, int *ret_iovs)
+TOLL_HOT uint32_t toll_ring_take(struct toll_ring *ring, struct iovec *iov, int iovs, size_t bytes, int *ret_iovs)
 {
     assert(!ring->pinned);
     uint32_t frames = 0;
@@ -78,13 +80,13 @@ uint32_t toll_ring_take(struct toll_ring *ring, struct iovec *iov, int iovs, siz
     return frames;
 }
 
-static void skip(const struct toll_ring *ring, uint64_t *pos, uint64_t *seq)
+TOLL_HOT static void skip(const struct toll_ring *ring, uint64_t *pos, uint64_t *seq)
 {
     *pos += TOLL_RING_HEADER + (header_at(ring, *pos) & ~OWN_FRAME);
     *seq += 1;
 }
 
-uint32_t toll_ring_settle(struct toll_ring *ring, uint32_t count)
+TOLL_HOT uint32_t toll_ring_settle(struct toll_ring *ring, uint32_t count)
 {
     uint32_t again = 0;
     ring->pinned = false;
@@ -98,7 +100,7 @@ uint32_t toll_ring_settle(struct toll_ring *ring, uint32_t count)
     return again;
 }
 
-uint64_t toll_ring_ack(struct toll_ring *ring, uint64_t acked, uint64_t *own)
+TOLL_HOT uint64_t toll_ring_ack(struct toll_ring *ring, uint64_t acked, uint64_t *own)
 {
     uint64_t freed = 0;
     if (acked > ring->sent_seq)

@@ -9,14 +9,16 @@
 #include <time.h>
 #include <unistd.h>
 
-static uint64_t clock_read_us(clockid_t id)
+#include "proto/hot.h"
+
+TOLL_HOT static uint64_t clock_read_us(clockid_t id)
 {
     struct timespec now;
     clock_gettime(id, &now);
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
-static uint64_t boot_us(void)
+TOLL_HOT static uint64_t boot_us(void)
 {
     return clock_read_us(CLOCK_BOOTTIME);
 }
@@ -87,7 +89,7 @@ void toll_sender_done(struct toll_sender *s)
 
 /* Takes in what the daemon has said. Any thread, under the lock: frames that are being sent are pinned in the
  * ring. */
-static void collect_acks(struct toll_sender *s, uint64_t now)
+TOLL_HOT static void collect_acks(struct toll_sender *s, uint64_t now)
 {
     struct toll_acks acks;
     if (!toll_ackpage_read(&s->page, &acks))
@@ -105,7 +107,7 @@ static void collect_acks(struct toll_sender *s, uint64_t now)
     s->blocked_us = 0; /* it reads: a full socket may have room again */
 }
 
-static void append(struct toll_sender *s, const void *frame, size_t size, bool own, uint64_t now)
+TOLL_HOT static void append(struct toll_sender *s, const void *frame, size_t size, bool own, uint64_t now)
 {
     if (toll_ring_count(&s->ring) == 0) {
         s->progress_us = now;
@@ -116,7 +118,7 @@ static void append(struct toll_sender *s, const void *frame, size_t size, bool o
 
 /* Turns the refusals counted so far into a gap frame if there is room for it and, unless it is urgent, for
  * the next one too. */
-static void write_gap(struct toll_sender *s, bool urgent, uint64_t now)
+TOLL_COLD static void write_gap(struct toll_sender *s, bool urgent, uint64_t now)
 {
     if (s->gap_count == 0 || toll_ring_free_bytes(&s->ring) < (size_t)(urgent ? 1 : 2) * TOLL_GAP_RESERVE)
         return;
@@ -133,18 +135,18 @@ static void write_gap(struct toll_sender *s, bool urgent, uint64_t now)
     s->stats.gaps++;
 }
 
-static void look(struct toll_sender *s, bool urgent, uint64_t now)
+TOLL_HOT static void look(struct toll_sender *s, bool urgent, uint64_t now)
 {
     collect_acks(s, now);
     write_gap(s, urgent, now);
 }
 
-void toll_sender_look(struct toll_sender *s, uint64_t now)
+TOLL_HOT void toll_sender_look(struct toll_sender *s, uint64_t now)
 {
     look(s, false, now);
 }
 
-int toll_sender_put(struct toll_sender *s, const void *frame, size_t size, uint64_t now)
+TOLL_HOT int toll_sender_put(struct toll_sender *s, const void *frame, size_t size, uint64_t now)
 {
     if (size > s->frame_max) {
         s->stats.refused_too_large++;
@@ -162,7 +164,7 @@ int toll_sender_put(struct toll_sender *s, const void *frame, size_t size, uint6
     return 0;
 }
 
-static bool heartbeat_stale(const struct toll_sender *s, uint64_t now)
+TOLL_HOT static bool heartbeat_stale(const struct toll_sender *s, uint64_t now)
 {
     int64_t age_ms = (int64_t)(now / 1000 - s->acks.heartbeat_ms);
     return age_ms > TOLL_HEARTBEAT_STALE_US / 1000 || age_ms < -TOLL_HEARTBEAT_STALE_US / 1000;
@@ -170,7 +172,7 @@ static bool heartbeat_stale(const struct toll_sender *s, uint64_t now)
 
 /* Whether a datagram is due, which may be one that only attaches the page. Rewinds the ring where frames must
  * go out again. */
-static bool send_due(struct toll_sender *s, bool urgent, uint64_t now)
+TOLL_HOT static bool send_due(struct toll_sender *s, bool urgent, uint64_t now)
 {
     struct toll_ring *ring = &s->ring;
     bool kept = toll_ring_count(ring) > 0;
@@ -203,7 +205,7 @@ static bool send_due(struct toll_sender *s, bool urgent, uint64_t now)
 
 /* Fills iov with an envelope and the frames from the cursor on, which stay pinned; returns how many frames. What is
  * small, as a frame that is sent alone, becomes one piece. */
-static uint32_t compose(struct toll_sender *s, int *ret_iovs)
+TOLL_HOT static uint32_t compose(struct toll_sender *s, int *ret_iovs)
 {
     uint32_t frames = toll_ring_take(&s->ring, s->iov + 1, TOLL_SEND_IOVS - 1, s->frames_max, ret_iovs);
     int size = toll_envelope_encode(s->stream_id, s->ring.cursor_seq, s->ring.head_seq, frames,
@@ -222,7 +224,7 @@ static uint32_t compose(struct toll_sender *s, int *ret_iovs)
     return frames;
 }
 
-static void note_blocked(struct toll_sender *s, uint64_t now)
+TOLL_COLD static void note_blocked(struct toll_sender *s, uint64_t now)
 {
     uint64_t max_us = heartbeat_stale(s, now) ? TOLL_BLOCKED_WAIT_STALE_US : TOLL_BLOCKED_WAIT_MAX_US;
     s->blocked_us = now;
@@ -232,7 +234,7 @@ static void note_blocked(struct toll_sender *s, uint64_t now)
 }
 
 /* Accounts for a datagram of `frames` frames that sendmsg took, or did not. */
-static void settle(struct toll_sender *s, int result, uint32_t frames, bool attached, uint64_t now)
+TOLL_HOT static void settle(struct toll_sender *s, int result, uint32_t frames, bool attached, uint64_t now)
 {
     s->stats.resent += toll_ring_settle(&s->ring, result == 0 ? frames : 0);
     if (result == 0) {
@@ -251,7 +253,7 @@ static void settle(struct toll_sender *s, int result, uint32_t frames, bool atta
 
 /* Makes sure that there are a page and a connected socket, with room again if it had none. Called without the lock by the
  * thread that is sending; takes it for what others read. 0; -EAGAIN or another -errno: not now. */
-static int make_ready(struct toll_sender *s, uint64_t now)
+TOLL_COLD static int make_ready(struct toll_sender *s, uint64_t now)
 {
     if (!s->page.map) {
         struct toll_ackpage page = {.fd = -1};
@@ -281,7 +283,7 @@ static int make_ready(struct toll_sender *s, uint64_t now)
 
 /* Sends until nothing is due, or `bytes` and no more than a datagram beyond have gone out. Called and left with the lock
  * held, which it gives up around system calls; the only one at it. */
-static void send_all(struct toll_sender *s, bool urgent, uint64_t bytes, uint64_t now)
+TOLL_HOT static void send_all(struct toll_sender *s, bool urgent, uint64_t bytes, uint64_t now)
 {
     uint64_t sent = 0;
     for (int budget = TOLL_SEND_BUDGET; budget > 0 && sent < bytes && send_due(s, urgent, now); budget--) {
@@ -314,7 +316,7 @@ static void send_all(struct toll_sender *s, bool urgent, uint64_t bytes, uint64_
 /* Whether a record need not try to send: nothing is connected, or the socket has been full for a while and it will show when
  * the daemon reads again (it acknowledges what it has of ours) or is silent anyway; and somebody ticks, who tries. So a record
  * is a copy into the ring as long as the daemon stands still. */
-static bool left_to_ticks(const struct toll_sender *s, uint64_t now)
+TOLL_HOT static bool left_to_ticks(const struct toll_sender *s, uint64_t now)
 {
     if (now - s->ticked_us >= TOLL_TICKS_US)
         return false;
@@ -324,7 +326,7 @@ static bool left_to_ticks(const struct toll_sender *s, uint64_t now)
            (s->ring.sent_seq >= s->ring.head_seq || heartbeat_stale(s, now));
 }
 
-static void push(struct toll_sender *s, bool ticks, bool urgent, uint64_t bytes, uint64_t now)
+TOLL_HOT static void push(struct toll_sender *s, bool ticks, bool urgent, uint64_t bytes, uint64_t now)
 {
     int cancel_state;
     if (s->sending) /* that thread sees our frame: it stops only under the lock, with nothing due or enough sent */
@@ -338,7 +340,7 @@ static void push(struct toll_sender *s, bool ticks, bool urgent, uint64_t bytes,
     pthread_setcancelstate(cancel_state, NULL);
 }
 
-void toll_sender_push(struct toll_sender *s, uint64_t now)
+TOLL_HOT void toll_sender_push(struct toll_sender *s, uint64_t now)
 {
     push(s, false, false, TOLL_PUSH_BYTES, now);
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "client/handle.h"
+#include "proto/hot.h"
 
 #define DEFAULT_SOCKET "/run/toll/toll.sock"
 
@@ -83,7 +84,7 @@ unmap:
     return r;
 }
 
-void toll_enter(struct toll *t)
+TOLL_HOT void toll_enter(struct toll *t)
 {
     if (!toll_forkguard_forked(&t->guard))
         return;

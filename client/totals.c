@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "proto/hot.h"
+
 uint32_t toll_totals_slots(uint32_t max_sessions)
 {
     uint32_t slots = 2;
@@ -22,7 +24,7 @@ void toll_totals_init(struct toll_totals *totals, struct toll_totals_slot *slots
             slots[i].used = false;
 }
 
-static uint32_t home_of(const struct toll_totals *totals, const unsigned char id[16])
+TOLL_HOT static uint32_t home_of(const struct toll_totals *totals, const unsigned char id[16])
 {
     uint64_t half[2];
     memcpy(half, id, sizeof half);
@@ -30,13 +32,13 @@ static uint32_t home_of(const struct toll_totals *totals, const unsigned char id
     return (uint32_t)(((half[0] ^ half[1]) * UINT64_C(0x9E3779B97F4A7C15)) >> 32) & totals->mask;
 }
 
-void toll_totals_fetch(const struct toll_totals *totals, const unsigned char id[16])
+TOLL_HOT void toll_totals_fetch(const struct toll_totals *totals, const unsigned char id[16])
 {
     __builtin_prefetch(&totals->slots[home_of(totals, id)], 1);
 }
 
 /* The slot that has the id, or the free one where it belongs. */
-static uint32_t slot_of(const struct toll_totals *totals, const unsigned char id[16])
+TOLL_HOT static uint32_t slot_of(const struct toll_totals *totals, const unsigned char id[16])
 {
     uint32_t i = home_of(totals, id);
     while (totals->slots[i].used && memcmp(totals->slots[i].id, id, 16) != 0)
@@ -44,7 +46,7 @@ static uint32_t slot_of(const struct toll_totals *totals, const unsigned char id
     return i;
 }
 
-struct toll_snapshot *toll_totals_find(struct toll_totals *totals, const unsigned char id[16])
+TOLL_HOT struct toll_snapshot *toll_totals_find(struct toll_totals *totals, const unsigned char id[16])
 {
     struct toll_totals_slot *slot = &totals->slots[slot_of(totals, id)];
     return slot->used ? &slot->sums : NULL;

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "proto/fields.h"
+#include "proto/hot.h"
 
 static const char type_names[][16] = {
     [TOLL_FRAME_SESSION_START] = "session_start",
@@ -25,7 +26,7 @@ static const char type_names[][16] = {
     [TOLL_FRAME_STREAM] = "stream",
 };
 
-static bool is_type(enum toll_frame_type type)
+TOLL_HOT static bool is_type(enum toll_frame_type type)
 {
     return type >= TOLL_FRAME_SESSION_START && type <= TOLL_FRAME_STREAM;
 }
@@ -46,7 +47,7 @@ enum toll_frame_type toll_frame_type_from_name(const char *name, size_t size)
     return 0;
 }
 
-void toll_frame_init(struct toll_frame *frame, enum toll_frame_type type)
+TOLL_HOT void toll_frame_init(struct toll_frame *frame, enum toll_frame_type type)
 {
     *frame = (struct toll_frame){
         .type = type,
@@ -69,7 +70,7 @@ void toll_frame_init(struct toll_frame *frame, enum toll_frame_type type)
     };
 }
 
-int toll_refuse(char reason[static TOLL_REASON_MAX], const char *format, ...)
+TOLL_COLD int toll_refuse(char reason[static TOLL_REASON_MAX], const char *format, ...)
 {
     va_list args;
 
@@ -86,15 +87,15 @@ static int64_t or_zero(int32_t count)
     return count == TOLL_ABSENT ? 0 : count;
 }
 
-static int check_subset(const char *subset, int64_t n, const char *whole, int64_t max,
-                        char reason[static TOLL_REASON_MAX])
+TOLL_HOT static int check_subset(const char *subset, int64_t n, const char *whole, int64_t max,
+                                 char reason[static TOLL_REASON_MAX])
 {
     if (n <= max)
         return 0;
     return toll_refuse(reason, "llm: %s: %lld is above %s, which is %lld", subset, (long long)n, whole, (long long)max);
 }
 
-static int check_llm(const struct toll_frame *f, char reason[static TOLL_REASON_MAX])
+TOLL_HOT static int check_llm(const struct toll_frame *f, char reason[static TOLL_REASON_MAX])
 {
     int64_t input = or_zero(f->input_tokens), output = or_zero(f->output_tokens);
     int64_t cached = or_zero(f->cached_input_tokens), audio = or_zero(f->audio_input_tokens);
@@ -135,7 +136,7 @@ static bool is_text(const struct toll_str *s, const char *text)
     return s->len == strlen(text) && memcmp(s->ptr, text, s->len) == 0;
 }
 
-int toll_frame_check(const struct toll_frame *frame, char reason[static TOLL_REASON_MAX])
+TOLL_HOT int toll_frame_check(const struct toll_frame *frame, char reason[static TOLL_REASON_MAX])
 {
     switch (frame->type) {
     case TOLL_FRAME_LLM:
@@ -163,7 +164,7 @@ struct writer {
 };
 
 /* Room for size bytes, or NULL. */
-static uint8_t *take(struct writer *w, size_t size)
+TOLL_HOT static uint8_t *take(struct writer *w, size_t size)
 {
     if (w->full || size > (size_t)(w->end - w->at)) {
         w->full = true;
@@ -174,7 +175,7 @@ static uint8_t *take(struct writer *w, size_t size)
     return p;
 }
 
-static void put_bytes(struct writer *w, const void *bytes, size_t size)
+TOLL_HOT static void put_bytes(struct writer *w, const void *bytes, size_t size)
 {
     uint8_t *p = take(w, size);
     if (p)
@@ -182,7 +183,7 @@ static void put_bytes(struct writer *w, const void *bytes, size_t size)
 }
 
 /* A byte that says what follows, and the low `size` bytes of n. */
-static void put_head(struct writer *w, uint8_t first, uint64_t n, unsigned size)
+TOLL_HOT static void put_head(struct writer *w, uint8_t first, uint64_t n, unsigned size)
 {
     uint8_t *p = take(w, 1 + size);
     if (!p)
@@ -195,13 +196,13 @@ static void put_head(struct writer *w, uint8_t first, uint64_t n, unsigned size)
 }
 
 /* A number in the fewest bytes: their codes are `first`, and one, two, three more for 2, 4, 8 bytes. */
-static void put_sized(struct writer *w, uint8_t first, uint64_t n)
+TOLL_HOT static void put_sized(struct writer *w, uint8_t first, uint64_t n)
 {
     unsigned wider = n <= UINT8_MAX ? 0 : n <= UINT16_MAX ? 1 : n <= UINT32_MAX ? 2 : 3;
     put_head(w, (uint8_t)(first + wider), n, 1u << wider);
 }
 
-static void put_uint(struct writer *w, uint64_t n)
+TOLL_HOT static void put_uint(struct writer *w, uint64_t n)
 {
     if (n <= 0x7f)
         put_head(w, (uint8_t)n, 0, 0);
@@ -209,7 +210,7 @@ static void put_uint(struct writer *w, uint64_t n)
         put_sized(w, 0xcc, n);
 }
 
-static void put_int(struct writer *w, int64_t n)
+TOLL_HOT static void put_int(struct writer *w, int64_t n)
 {
     if (n >= 0)
         put_uint(w, (uint64_t)n);
@@ -229,7 +230,7 @@ static void put_int(struct writer *w, int64_t n)
 }
 
 /* Integers are the shorter form; up to 2⁵³ every double that is whole is one. */
-static void put_number(struct writer *w, double value)
+TOLL_HOT static void put_number(struct writer *w, double value)
 {
     uint64_t bits;
     if (value <= 0x1p53 && value == (double)(int64_t)value) {
@@ -240,7 +241,7 @@ static void put_number(struct writer *w, double value)
     put_head(w, 0xcb, bits, sizeof(bits));
 }
 
-static void put_str(struct writer *w, const char *text, size_t size)
+TOLL_HOT static void put_str(struct writer *w, const char *text, size_t size)
 {
     if (size < 32)
         put_head(w, (uint8_t)(0xa0 | size), 0, 0);
@@ -250,7 +251,7 @@ static void put_str(struct writer *w, const char *text, size_t size)
 }
 
 /* A field's key. Half of a frame's bytes are keys, so they are copied whole, by a few plain stores. */
-static void put_key(struct writer *w, const struct toll_field *field)
+TOLL_HOT static void put_key(struct writer *w, const struct toll_field *field)
 {
     if (w->full || (size_t)(w->end - w->at) < 1 + sizeof(field->name)) {
         put_str(w, field->name, field->name_size);
@@ -261,7 +262,7 @@ static void put_key(struct writer *w, const struct toll_field *field)
     w->at += 1 + field->name_size;
 }
 
-static void put_bin16(struct writer *w, const uint8_t bytes[16])
+TOLL_HOT static void put_bin16(struct writer *w, const uint8_t bytes[16])
 {
     put_head(w, 0xc4, 16, 1);
     put_bytes(w, bytes, 16);
@@ -270,7 +271,7 @@ static void put_bin16(struct writer *w, const uint8_t bytes[16])
 #define MEMBER(type) (*(const type *)((const char *)frame + field->offset))
 
 /* Whether the frame has a value for this field: 1, 0, or -EINVAL where the value is out of its range. */
-static int field_present(const struct toll_field *field, const struct toll_frame *frame)
+TOLL_HOT static int field_present(const struct toll_field *field, const struct toll_frame *frame)
 {
     switch ((enum toll_kind)field->kind) {
     case TOLL_KIND_TYPE:
@@ -307,7 +308,7 @@ static int field_present(const struct toll_field *field, const struct toll_frame
     return -EINVAL;
 }
 
-static void put_field(struct writer *w, const struct toll_field *field, const struct toll_frame *frame)
+TOLL_HOT static void put_field(struct writer *w, const struct toll_field *field, const struct toll_frame *frame)
 {
     put_key(w, field);
     switch ((enum toll_kind)field->kind) {
@@ -346,7 +347,7 @@ static void put_field(struct writer *w, const struct toll_field *field, const st
     }
 }
 
-int toll_frame_encode(const struct toll_frame *frame, void *buf, size_t cap)
+TOLL_HOT int toll_frame_encode(const struct toll_frame *frame, void *buf, size_t cap)
 {
     struct writer w = {.at = buf, .end = (uint8_t *)buf + (cap < TOLL_DATAGRAM_MAX ? cap : TOLL_DATAGRAM_MAX)};
     char reason[TOLL_REASON_MAX];
@@ -382,8 +383,8 @@ int toll_frame_encode(const struct toll_frame *frame, void *buf, size_t cap)
     return (int)(w.at - head);
 }
 
-int toll_envelope_encode(const uint8_t id[16], uint64_t seq, uint64_t base, uint64_t count, const char *client,
-                         void *buf, size_t cap)
+TOLL_HOT int toll_envelope_encode(const uint8_t id[16], uint64_t seq, uint64_t base, uint64_t count, const char *client,
+                                  void *buf, size_t cap)
 {
     /* the same bytes as toll_frame_encode()'s, without the walk: one is written for nearly every frame */
     static const uint8_t start[] = "\x85\xa4type\xa6stream\xa2id\xc4\x10";
