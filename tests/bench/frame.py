@@ -19,7 +19,7 @@ class Size:
     frames: int                     # of a run under load
     most_frames: int                # of a run of what is quickest, \copy and toll coalesced: beginning and end shall count for little
     aside_frames: int               # of a run of toll's that stands aside
-    event_workers: tuple[int, ...]  # toll, events only; of whole calls always 1, 4 and 16
+    event_workers: tuple[int, ...]  # toll, events only; also of whole calls with one frame a datagram
     insert_rows: dict[str, int]     # of a run of a slower way, by way
     rival_rows: int                 # of a run of the quickest of the other collectors
     idle_s: float                   # of each round
@@ -34,7 +34,7 @@ class Size:
 INSERT_ROWS = {"row": 1000, "row_transaction": 3000, "upsert": 700, "upsert_transaction": 2000, "multi": 20_000, "unnest": 30_000}
 SIZES = {
     "tiny": Size(1, 1, 10_000, 10_000, 10_000, (4,), {way: min(rows, 2000) for way, rows in INSERT_ROWS.items()}, 2000, 1, 0.5, (1000, 2000), 20_000, (20_000, 40_000), (200, 1000), 1),
-    "short": Size(5, 3, 160_000, 400_000, 100_000, (4,), INSERT_ROWS, 10_000, 3, 1.5, (10_000, 100_000, 1_000_000), 500_000, (500_000, 1_500_000), (1000, 100_000), 1),
+    "short": Size(5, 2, 160_000, 400_000, 100_000, (4,), INSERT_ROWS, 10_000, 3, 1.5, (10_000, 100_000, 1_000_000), 500_000, (500_000, 1_500_000), (1000, 100_000), 1),
     "long": Size(7, 7, 300_000, 1_000_000, 300_000, (1, 4, 16), {way: 5 * rows for way, rows in INSERT_ROWS.items()}, 50_000, 15, 10, (10_000, 100_000, 1_000_000), 10_000_000,
                  (1_000_000, 10_000_000, 50_000_000), (1000, 100_000), 5),
 }

@@ -40,8 +40,8 @@ def run(bench: Bench) -> None:
     writers = [1] + ([2] if has_option(stage, "database.writers", 2) else [])
     for calls in (False, True):
         for send in SENDS:
-            for workers in CALL_WORKERS if calls else size.event_workers:
-                for n in writers if workers == 4 else [1]:
+            for workers in CALL_WORKERS if calls and send == "coalesced" else size.event_workers:
+                for n in writers if workers == 4 and (send == "coalesced" or len(size.event_workers) > 1) else [1]:
                     contenders.append(ThroughToll(stage, toll(calls, workers, send, n), workers=workers, send=send, calls=calls,
                                                   frames=size.most_frames if send == "coalesced" and workers == 4 else size.aside_frames,
                                                   sessions=min(1000, size.frames // 10),
