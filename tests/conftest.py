@@ -20,6 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 
+from bed import Bed  # noqa: E402
 from harness import SLOWNESS, Cluster, Daemon, Database, make_dir, migrate, remove_dir, tail  # noqa: E402
 from outage import Outage  # noqa: E402
 
@@ -93,6 +94,16 @@ def daemon_factory() -> Iterator[Callable[..., Daemon]]:
 def daemon(daemon_factory: Callable[..., Daemon], db: Database) -> Daemon:
     """The usual case: one started daemon on a fresh database."""
     return daemon_factory(db.dsn).start()
+
+
+@pytest.fixture(scope="module")
+def bed(cluster: Cluster, migrated: Database) -> Iterator[Bed]:
+    """The one daemon of a test file that sends it all kinds of things."""
+    database = cluster.create_database(migrated)
+    made = Bed(database)
+    yield made
+    made.close()
+    database.drop()
 
 
 @pytest.fixture
