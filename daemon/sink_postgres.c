@@ -236,8 +236,11 @@ static int op_tend(struct sink *sink)
         log_info("a partition could not be made ahead of time, its table was busy: trying again partition=%s",
                  PQgetvalue(result, i, 0));
     PQclear(result);
-    return sink_postgres_failed(s, "rolling up old batches",
-                                pg_run(&s->pg, NULL, "SELECT toll.prune_batches(interval '1 day')", 0, NULL));
+    r = pg_run(&s->pg, NULL, "SELECT toll.prune_batches(interval '1 day')", 0, NULL);
+    if (r < 0)
+        return sink_postgres_failed(s, "rolling up old batches", r);
+    return sink_postgres_failed(s, "summing up usage for reports",
+                                pg_run(&s->pg, NULL, "SELECT toll.sum_usage(interval '6 hours')", 0, NULL));
 }
 
 /* Ids come from a sequence, so their range is quick to ask for and no less than the rows. Only where that reaches the limit are rows counted. */

@@ -142,7 +142,8 @@ BEGIN
         toll.settle_sessions(uuid, integer, toll.session_change[]), toll.heard_since(uuid, timestamptz), toll.last_row_at(uuid),
         toll.idle_sessions(uuid, integer, integer, bigint, bigint), toll.claim_journal(uuid, integer, integer, uuid, uuid),
         toll.register_journal(uuid, bigint[], text, text), toll.share_journal(uuid, uuid, bigint, integer, integer),
-        toll.recompute_totals(uuid[]), toll.make_partition(date), toll.make_partitions(integer), toll.prune_batches(interval)
+        toll.recompute_totals(uuid[]), toll.make_partition(date), toll.make_partitions(integer), toll.prune_batches(interval),
+        toll.sum_usage(interval)
         TO toll_ingest;
 
     GRANT SELECT ON public.session_transcripts TO toll_transcripts;
@@ -196,7 +197,8 @@ BEGIN
         public.quota_status, public.stage_latency TO toll_reader;
     GRANT SELECT ON public.accounts, public.plans, public.usage_quotas, public.pricing_config, public.fx_rates, public.billing_charges,
         toll.rating_settings, toll.rating_progress, toll.rated_sessions, toll.unrated, toll.usage_rollup, toll.latency_rollup, toll.plan_usage,
-        toll.meter_months, toll.quarter_meters, toll.month_meters, toll.quota_alerts, toll.closed_periods TO toll_reader;
+        toll.meter_months, toll.quarter_meters, toll.month_meters, toll.quota_alerts, toll.closed_periods,
+        toll.usage_summed, toll.usage_days, toll.business_zones, toll.tariff_quarters, toll.latency_days TO toll_reader;
     GRANT SELECT ON toll.session_queue TO toll_reader;
     GRANT EXECUTE ON FUNCTION toll.business_usage(text, text, text, date, date), toll.name_in(jsonb, text), toll.minutes_due(numeric, numeric, numeric),
         toll.divide_half_even(numeric, numeric, integer) TO toll_reader;

@@ -1,4 +1,5 @@
--- How long providers take: the histogram's buckets, and percentiles from it. Rating counts events into toll.latency_rollup.
+-- How long providers take: the histogram's buckets, and percentiles from it. Rating counts events into toll.latency_rollup; older quarters are in
+-- toll.latency_days too (reports_sums.sql).
 
 -- Bodies of expressions only and without SET, so that the planner puts them in the place of the call: they run once per event.
 CREATE OR REPLACE FUNCTION toll.latency_bucket(ms float8)
@@ -27,17 +28,32 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 SET jit = off
 AS $$
+DECLARE
+    -- Whole days of UTC within, and from where on quarters of theirs are not in them.
+    first_day timestamptz := date_trunc('day', from_time + interval '1 day' - interval '1 microsecond', 'UTC');
+    days_end  timestamptz := date_trunc('day', to_time, 'UTC');
+    rest      timestamptz;
 BEGIN
     IF from_time IS NULL OR to_time IS NULL THEN
         RAISE EXCEPTION 'toll: stage_latency needs two times' USING ERRCODE = 'null_value_not_allowed';
     ELSIF from_time > to_time THEN
         RAISE EXCEPTION 'toll: from % is after to %', from_time, to_time USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    rest := greatest(first_day, least(days_end, (SELECT s.until FROM toll.usage_summed s)));
     RETURN QUERY
     WITH counted AS (
         SELECT l.component, l.provider, l.model, l.metric, l.bucket, sum(l.events) AS events
-        FROM toll.latency_rollup l
-        WHERE l.quarter >= from_time AND l.quarter < to_time
+        FROM (SELECT d.component, d.provider, d.model, d.metric, d.bucket, d.events
+              FROM toll.latency_days d
+              WHERE d.day >= (first_day AT TIME ZONE 'UTC')::date AND d.day < (days_end AT TIME ZONE 'UTC')::date
+              UNION ALL
+              SELECT q.component, q.provider, q.model, q.metric, q.bucket, q.events
+              FROM toll.latency_rollup q
+              WHERE q.quarter >= from_time AND q.quarter < least(first_day, to_time)
+              UNION ALL
+              SELECT q.component, q.provider, q.model, q.metric, q.bucket, q.events
+              FROM toll.latency_rollup q
+              WHERE q.quarter >= rest AND q.quarter < to_time) AS l
         GROUP BY l.component, l.provider, l.model, l.metric, l.bucket
     ), ranked AS (
         SELECT c.*, sum(c.events) OVER (stage ORDER BY c.bucket) AS up_to, sum(c.events) OVER stage AS of_all

@@ -1,4 +1,4 @@
--- Keeps toll.meter_months, and who is above a quota, beside toll.usage_rollup, in the statement that changes it.
+-- Keeps toll.meter_months, what toll.sum_usage() has summed, and who is above a quota, beside toll.usage_rollup, in the statement that changes it.
 
 -- One statement may fire this for rows it inserts and for rows it updates, and each time locks rows: the advisory lock keeps two transactions from
 -- doing so in different orders. It is held from here to the commit, so write roll-ups late.
@@ -11,6 +11,7 @@ AS $$
 DECLARE
     gained  toll.usage_rollup[] := '{}';
     lost    toll.usage_rollup[] := '{}';
+    until   timestamptz;
     alerted text;
 BEGIN
     IF TG_OP <> 'DELETE' THEN
@@ -18,34 +19,41 @@ BEGIN
         IF NOT FOUND THEN
             RETURN NULL; -- INSERT ... ON CONFLICT fires both, whatever it did
         END IF;
-        gained := ARRAY(SELECT ROW(c.*)::toll.usage_rollup FROM came AS c WHERE c.component IN ('llm', 'session', 'meter', 'telephony'));
+        gained := ARRAY(SELECT ROW(c.*)::toll.usage_rollup FROM came AS c WHERE c.component IN ('llm', 'session', 'meter', 'telephony', 'tariff'));
     END IF;
     IF TG_OP <> 'INSERT' THEN
-        lost := ARRAY(SELECT ROW(w.*)::toll.usage_rollup FROM went AS w WHERE w.component IN ('llm', 'session', 'meter', 'telephony'));
+        lost := ARRAY(SELECT ROW(w.*)::toll.usage_rollup FROM went AS w WHERE w.component IN ('llm', 'session', 'meter', 'telephony', 'tariff'));
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('toll.meter_months', 0));
     -- One statement, whose plan is kept, for whatever fired this.
     INSERT INTO toll.meter_months AS m (account_id, period_start, business_id, meter, derived, events, quantity)
     SELECT c.account_id, date_trunc('month', c.quarter AT TIME ZONE coalesce(a.time_zone, 'UTC'))::date, c.business_id,
-           CASE c.component WHEN 'llm' THEN 'api_call' WHEN 'session' THEN 'voice_minute' ELSE c.model END,
+           toll.meter_name(c.component, c.model),
            c.component IN ('llm', 'session'),
            sum(c.sign * CASE c.component WHEN 'session' THEN c.sessions ELSE c.events END),
            sum(c.sign * CASE c.component WHEN 'llm' THEN c.events ELSE c.quantity END)
     FROM (SELECT 1 AS sign, g.* FROM unnest(gained) AS g UNION ALL SELECT -1, l.* FROM unnest(lost) AS l) AS c
     LEFT JOIN LATERAL (SELECT k.time_zone FROM public.accounts AS k WHERE k.account_id = c.account_id OFFSET 0) AS a ON true
+    WHERE c.component <> 'tariff'
     GROUP BY 1, 2, 3, 4, 5
     ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (account_id, period_start, business_id, meter, derived)
         DO UPDATE SET events = m.events + excluded.events, quantity = m.quantity + excluded.quantity;
+    until := (SELECT s.until FROM toll.usage_summed AS s);
+    IF EXISTS (SELECT FROM unnest(gained) AS g WHERE g.quarter < until) OR EXISTS (SELECT FROM unnest(lost) AS l WHERE l.quarter < until) THEN
+        PERFORM toll.add_usage_days(late.gained, late.lost), toll.add_tariff_quarters(late.gained, late.lost)
+        FROM (SELECT ARRAY(SELECT g FROM unnest(gained) AS g WHERE g.quarter < until) AS gained,
+                     ARRAY(SELECT l FROM unnest(lost) AS l WHERE l.quarter < until) AS lost) AS late;
+    END IF;
     IF gained <> '{}' AND EXISTS (SELECT FROM public.usage_quotas AS q WHERE q.quota_limit IS NOT NULL) THEN
         -- What is charged by plan is counted, and its alerts raised, by toll.add_overage(). The lock above lets nobody raise one twice.
         FOR alerted IN
             INSERT INTO toll.quota_alerts AS t (account_id, period_start, event_type, quantity, quota_limit)
             SELECT c.account_id, c.period_start, c.meter, u.quantity, q.quota_limit
             FROM (SELECT DISTINCT n.account_id, date_trunc('month', n.quarter AT TIME ZONE a.time_zone)::date AS period_start, a.plan_id,
-                         CASE n.component WHEN 'llm' THEN 'api_call' WHEN 'session' THEN 'voice_minute' ELSE n.model END AS meter
+                         toll.meter_name(n.component, n.model) AS meter
                   FROM unnest(gained) AS n JOIN public.accounts AS a ON a.account_id = n.account_id
-                  WHERE a.charge_by <> 'plan') AS c
+                  WHERE n.component <> 'tariff' AND a.charge_by <> 'plan') AS c
             JOIN public.usage_quotas AS q ON q.plan_id = c.plan_id AND q.event_type = c.meter
             CROSS JOIN LATERAL (
                 SELECT CASE WHEN bool_or(NOT m.derived AND m.events > 0) THEN sum(m.quantity) FILTER (WHERE NOT m.derived) ELSE sum(m.quantity) END AS quantity
@@ -62,8 +70,9 @@ BEGIN
     RETURN NULL;
 END $$;
 REVOKE ALL ON FUNCTION toll.keep_meter_months() FROM PUBLIC;
-COMMENT ON FUNCTION toll.keep_meter_months() IS 'Trigger on toll.usage_rollup: adds rows that came to toll.meter_months, takes rows that went from it, and raises alerts of quotas (toll.quota_alerts) of accounts'
-    ' that are not charged by plan';
+COMMENT ON FUNCTION toll.keep_meter_months() IS
+    'Trigger on toll.usage_rollup: adds rows that came to toll.meter_months, and late ones to toll.usage_days and toll.tariff_quarters, takes rows that went from'
+    ' them, and raises alerts of quotas (toll.quota_alerts) of accounts that are not charged by plan';
 
 -- As they were when an update was two of them.
 DROP TRIGGER IF EXISTS meter_months_update_new ON toll.usage_rollup;

@@ -1,4 +1,5 @@
--- Reports over days and hours: revenue from billed minutes, and what a business used. They read roll-ups by the quarter of an hour.
+-- Reports over days and hours: revenue from billed minutes, and what a business used. They read what toll.sum_usage() has summed, and from there on quarters of
+-- an hour: in one snapshot, for these functions are STABLE.
 
 -- The time at which a bucket starts, as ISO 8601 with the zone's offset at that time.
 CREATE OR REPLACE FUNCTION toll.local_time(at timestamptz, zone text)
@@ -30,6 +31,8 @@ DECLARE
     zone   text := (SELECT s.default_time_zone FROM toll.rating_settings s);
     since  timestamptz := toll.local_start(from_date, zone);
     before timestamptz := toll.local_start(to_date, zone);
+    summed timestamptz := (SELECT s.until FROM toll.usage_summed s);
+    starts timestamptz[]; -- of the hours or days
     answer jsonb;
     found_currencies text;
 BEGIN
@@ -45,30 +48,32 @@ BEGIN
         RETURN toll.report_error(format('from %s to %s is too long: at most 400 days by the hour, 4000 by the day', from_date, to_date));
     END IF;
 
+    starts := CASE group_by
+        WHEN 'day' THEN ARRAY(
+            SELECT DISTINCT toll.local_start(day, zone)
+            FROM generate_series(date_trunc('day', from_date), to_date - interval '1 microsecond', interval '1 day') AS day ORDER BY 1)
+        -- Half hours find every hour, also where clocks are put on or back by half of one.
+        ELSE ARRAY(
+            SELECT DISTINCT date_trunc('hour', half, zone)
+            FROM generate_series(since, before - interval '1 microsecond', interval '30 minutes') AS half ORDER BY 1) END;
     WITH ended AS (
-        SELECT CASE revenue_minutes.group_by WHEN 'hour' THEN date_trunc('hour', q.quarter, zone)
-                                             ELSE toll.local_start(date_trunc('day', q.quarter AT TIME ZONE zone), zone) END AS period_start, q.currency, sum(q.quantity) AS minutes,
-               sum(q.charge) - sum(q.waived) AS revenue, sum(q.sessions) AS sessions, sum(q.unrated_charge) AS unrated
-        FROM (SELECT u.quarter, u.currency, sum(u.quantity) AS quantity, sum(u.charge) AS charge, sum(u.waived) AS waived,
-                     sum(u.sessions) AS sessions, sum(u.unrated_charge) AS unrated_charge
+        SELECT width_bucket(q.quarter, starts) AS period, q.currency, sum(q.quantity) AS minutes, sum(q.charge) - sum(q.waived) AS revenue,
+               sum(q.sessions) AS sessions, sum(q.unrated_charge) AS unrated
+        FROM (SELECT t.quarter, t.currency, t.quantity, t.charge, t.waived, t.sessions, t.unrated_charge
+              FROM toll.tariff_quarters t
+              WHERE t.quarter >= since AND t.quarter < before
+              UNION ALL
+              SELECT u.quarter, u.currency, u.quantity, u.charge, u.waived, u.sessions, u.unrated_charge
               FROM toll.usage_rollup u
-              WHERE u.component = 'tariff' AND u.quarter >= since AND u.quarter < before
-                AND (revenue_minutes.currency IS NULL OR u.currency = revenue_minutes.currency)
-              GROUP BY u.quarter, u.currency) AS q
+              WHERE u.component = 'tariff' AND u.quarter >= greatest(since, summed) AND u.quarter < before) AS q
+        WHERE revenue_minutes.currency IS NULL OR q.currency = revenue_minutes.currency
         GROUP BY 1, 2
     ), periods AS (
         SELECT b.period_start, coalesce(sum(e.minutes), 0) AS minutes, coalesce(sum(e.sessions), 0) AS sessions,
                CASE WHEN coalesce(sum(e.unrated), 0) = 0 THEN coalesce(sum(e.revenue), 0) END AS revenue
-        FROM (SELECT toll.local_start(day, zone) AS period_start
-              FROM generate_series(date_trunc('day', from_date), to_date - interval '1 microsecond', interval '1 day') AS day
-              WHERE revenue_minutes.group_by = 'day'
-              UNION
-              -- Half hours find every hour, also where clocks are put on or back by half of one.
-              SELECT date_trunc('hour', half, zone)
-              FROM generate_series(since, before - interval '1 microsecond', interval '30 minutes') AS half
-              WHERE revenue_minutes.group_by = 'hour') AS b
-        LEFT JOIN ended e USING (period_start)
-        GROUP BY b.period_start
+        FROM unnest(starts) WITH ORDINALITY AS b (period_start, period)
+        LEFT JOIN ended e ON e.period = b.period
+        GROUP BY b.period, b.period_start
     )
     SELECT (SELECT string_agg(DISTINCT e.currency, ' and ') FROM ended e WHERE e.sessions <> 0),
            jsonb_build_object(
@@ -104,19 +109,25 @@ AS $$
 DECLARE
     since  timestamptz := toll.local_start(first_day, zone);
     before timestamptz := toll.local_start(last_day + 1, zone);
+    -- NULL: its days are not summed, or of another time zone.
+    summed timestamptz := (SELECT s.until FROM toll.usage_summed s
+                           WHERE EXISTS (SELECT FROM toll.business_zones z WHERE z.business_id = business AND z.time_zone = zone));
     answer jsonb;
 BEGIN
     WITH used AS (
-        SELECT r.account_id, r.meter, r.derived, date_trunc(unit, r.quarter AT TIME ZONE zone)::date AS day, sum(r.events) AS events,
-               sum(r.quantity) AS quantity
-        FROM (SELECT q.account_id, q.quarter, q.meter, q.derived, q.events, q.quantity
+        SELECT r.account_id, r.meter, r.derived, date_trunc(unit, r.day::timestamp)::date AS day, sum(r.events) AS events, sum(r.quantity) AS quantity
+        FROM (SELECT d.account_id, d.day, d.meter, d.derived, d.events, d.quantity
+              FROM toll.usage_days d
+              WHERE d.business_id = business AND d.day BETWEEN first_day AND last_day AND summed IS NOT NULL
+              UNION ALL
+              SELECT q.account_id, (q.quarter AT TIME ZONE zone)::date, q.meter, q.derived, q.events, q.quantity
               FROM toll.quarter_meters q
-              WHERE q.business_id = business AND q.quarter >= since AND q.quarter < before
+              WHERE q.business_id = business AND q.quarter >= greatest(since, summed) AND q.quarter < before
               UNION ALL
               -- What names no business counts as its account's own.
-              SELECT q.account_id, q.quarter, q.meter, q.derived, q.events, q.quantity
+              SELECT q.account_id, (q.quarter AT TIME ZONE zone)::date, q.meter, q.derived, q.events, q.quantity
               FROM toll.quarter_meters q
-              WHERE q.account_id = business AND q.business_id = '' AND q.quarter >= since AND q.quarter < before) AS r
+              WHERE q.account_id = business AND q.business_id = '' AND q.quarter >= greatest(since, summed) AND q.quarter < before) AS r
         WHERE r.meter IN ('api_call', 'voice_minute', 'ai_query', 'storage_mb')
         GROUP BY 1, 2, 3, 4
     ), counted AS (

@@ -231,7 +231,7 @@ COMMENT ON COLUMN public.usage_sessions.billed_amount_rub IS 'billed_amount wher
 
 CREATE OR REPLACE VIEW toll.quarter_meters AS
 SELECT account_id, quarter, business_id,
-       CASE component WHEN 'llm' THEN 'api_call' WHEN 'session' THEN 'voice_minute' ELSE model END AS meter,
+       toll.meter_name(component, model) AS meter,
        component IN ('llm', 'session') AS derived,
        CASE component WHEN 'session' THEN sessions ELSE events END AS events,
        CASE component WHEN 'llm' THEN events ELSE quantity END AS quantity

@@ -34,7 +34,11 @@ def count(books: Books, times: list[float], quarter: datetime = QUARTER, model: 
 
 
 def latency(books: Books, since: Any, before: Any) -> list[dict[str, Any]]:
-    return books.rows("SELECT * FROM stage_latency(%s, %s)", since, before)
+    """What it says, which is the same after all usage was summed up: what comes then comes late."""
+    rows = books.rows("SELECT * FROM stage_latency(%s, %s)", since, before)
+    books.sum_up()
+    assert books.rows("SELECT * FROM stage_latency(%s, %s)", since, before) == rows
+    return rows
 
 
 def test_bucket_stands_for_its_times_within_the_stated_error(books: Books) -> None:
@@ -68,6 +72,21 @@ def test_range_is_half_open_and_adds_quarters(books: Books) -> None:
     [row] = latency(books, QUARTER, QUARTER + timedelta(minutes=30))
     assert row["events"] == 2 and row["p99_ms"] < 1100
     assert latency(books, QUARTER, QUARTER) == [] and latency(books, QUARTER + timedelta(hours=1), QUARTER + timedelta(hours=2)) == []
+
+
+@pytest.mark.parametrize("first, last", [(0, 1), (0, 3), (-1, 300), (1, 192), (95, 97), (96, 192), (90, 290), (96, 96), (100, 100)])
+def test_days_and_the_quarters_beside_them_add_up(books: Books, first: int, last: int) -> None:
+    """From a midnight of UTC on, an event each quarter of an hour of three days; some come late."""
+    midnight = QUARTER.replace(hour=0)
+    for late in (False, True):
+        for number in range(288):
+            if (number % 7 == 0) is late:
+                count(books, [100.0], midnight + timedelta(minutes=15 * number))
+        if not late:
+            books.sum_up()
+    rows = latency(books, midnight + timedelta(minutes=15 * first), midnight + timedelta(minutes=15 * last))
+    wanted = min(last, 288) - max(first, 0)
+    assert [row["events"] for row in rows] == ([wanted] if wanted else [])
 
 
 def test_metrics_and_models_are_kept_apart(books: Books) -> None:

@@ -32,10 +32,18 @@ def number(value: Any) -> Decimal:
     return Decimal(str(value))
 
 
+def the_same_summed(books: Books, sql: str, *args: Any) -> Any:
+    """What a report answers, which is the same after all usage was summed up: what comes then comes late."""
+    answer = books.value(sql, *args)
+    books.sum_up()
+    assert books.value(sql, *args) == answer
+    return answer
+
+
 # --- revenue_minutes ---
 
 def revenue(books: Books, since: str | None, before: str | None, group: str | None = "day", *more: str) -> Any:
-    return books.value(f"SELECT revenue_minutes(%s, %s, %s{', %s' * len(more)})", since, before, group, *more)
+    return the_same_summed(books, f"SELECT revenue_minutes(%s, %s, %s{', %s' * len(more)})", since, before, group, *more)
 
 
 def billed(books: Books, ended: datetime, minutes: int = 1, account: str = "rub", amount: str | None = "", **about: Any) -> str:
@@ -154,12 +162,12 @@ def test_revenue_refuses(books: Books, since: str | None, before: str | None, gr
 # --- billing_analytics ---
 
 def analytics(books: Books, business: str | None, period: str | None = "day", days: int | None = 30) -> Any:
-    return books.value("SELECT billing_analytics(%s, %s, %s)", business, period, days)
+    return the_same_summed(books, "SELECT billing_analytics(%s, %s, %s)", business, period, days)
 
 
 def usage(books: Books, business: str, unit: str, zone: str, first: str, last: str) -> Any:
     """What billing_analytics() answers on the last of these days."""
-    return books.value("SELECT toll.business_usage(%s, %s, %s, %s, %s)", business, unit, zone, first, last)
+    return the_same_summed(books, "SELECT toll.business_usage(%s, %s, %s, %s, %s)", business, unit, zone, first, last)
 
 
 def llm(books: Books, session: str, at: datetime, times: int = 1) -> None:

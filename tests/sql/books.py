@@ -38,6 +38,11 @@ class Books:
             cursor.execute(sql, args or None)
             return [dict(zip((column.name for column in cursor.description), row)) for row in cursor.fetchall()]
 
+    def sum_up(self) -> None:
+        """Sums all usage up that there is, as tolld does with what is some hours old."""
+        while self.value("SELECT toll.sum_usage('-1 day')"):
+            pass
+
     def account(self, name: str, *, currency: str = "USD", zone: str = "UTC", charge_by: str = "usage", title: str | None = None,
                 plan: str = "basic") -> str:
         self.run("INSERT INTO accounts (account_id, name, plan_id, currency, time_zone, charge_by, tariff_id) VALUES (%s, %s, %s, %s, %s, %s, '*')",
