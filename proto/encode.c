@@ -40,10 +40,14 @@ enum toll_frame_type toll_frame_type_from_name(const char *name, size_t size)
 {
     if (size == 0)
         return 0;
-    for (enum toll_frame_type type = TOLL_FRAME_SESSION_START; type <= TOLL_FRAME_STREAM; type++)
-        if (type_names[type][0] == name[0] && size < sizeof(type_names[type]) && type_names[type][size] == '\0' &&
-            memcmp(type_names[type], name, size) == 0)
+    for (enum toll_frame_type type = TOLL_FRAME_SESSION_START; type <= TOLL_FRAME_STREAM; type++) {
+        const char *text = type_names[type];
+
+        /* Its length is this: NULs fill the row, and a name that ends with some is none of ours. */
+        if (text[0] == name[0] && size < sizeof(type_names[type]) && text[size] == '\0' && text[size - 1] != '\0' &&
+            memcmp(text, name, size) == 0)
             return type;
+    }
     return 0;
 }
 

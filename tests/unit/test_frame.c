@@ -65,6 +65,10 @@ START_TEST(types_have_names)
         const char *name = toll_frame_type_name(type);
         ck_assert_int_eq(toll_frame_type_from_name(name, strlen(name)), type);
         ck_assert_int_eq(toll_frame_type_from_name(name, strlen(name) - 1), 0);
+        char padded[32] = "";
+        memcpy(padded, name, strlen(name));
+        for (size_t size = strlen(name) + 1; size < sizeof(padded); size++)
+            ck_assert_int_eq(toll_frame_type_from_name(padded, size), 0);
     }
     ck_assert_str_eq(toll_frame_type_name(TOLL_FRAME_SESSION_START), "session_start");
     ck_assert_str_eq(toll_frame_type_name(0), "unknown");
@@ -362,6 +366,19 @@ START_TEST(reasons_keep_secrets)
 }
 END_TEST
 
+/* "stream" and a NUL passed for the envelope's type, and was none: an assertion failed. */
+START_TEST(type_with_a_nul_is_unknown)
+{
+    static const char stream[] = "\x81\xa4type\xa7stream", llm[] = "\x81\xa4type\xa4llm"; /* and the string's NUL */
+    struct toll_frame found;
+
+    ck_assert_int_eq(toll_frame_decode(decoder, stream, sizeof(stream), &found, reason), -EINVAL);
+    ck_assert_str_eq(reason, "unknown type \"stream\\x00\"");
+    ck_assert_int_eq(toll_frame_decode(decoder, llm, sizeof(llm), &found, reason), -EINVAL);
+    ck_assert_str_eq(reason, "unknown type \"llm\\x00\"");
+}
+END_TEST
+
 START_TEST(reasons_are_short_and_printable)
 {
     struct toll_frame found;
@@ -399,6 +416,7 @@ int main(void)
     tcase_add_test(tcase, decode_of_hostile_keys_is_quick);
     tcase_add_test(tcase, decode_of_bad_text_stays_within_its_memory);
     tcase_add_test(tcase, reasons_keep_secrets);
+    tcase_add_test(tcase, type_with_a_nul_is_unknown);
     tcase_add_test(tcase, reasons_are_short_and_printable);
     suite_add_tcase(suite, tcase);
     srunner_run_all(runner, CK_NORMAL);
