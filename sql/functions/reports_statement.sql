@@ -48,7 +48,7 @@ BEGIN
                t.balance_after, t.currency, concat_ws(' ', t.reference_id, t.payment_method)
         FROM public.wallet_transactions AS t
         WHERE t.user_id = account_statement.account_id AND t.created_at >= from_at AND t.created_at < to_at) AS q
-    ORDER BY q.at, q.record, length(q.id), q.id;
+    ORDER BY q.at, q.record, q.event_id, length(q.id), q.id;
 END $$;
 COMMENT ON FUNCTION public.account_statement(text, timestamptz, timestamptz) IS
     'An account''s lines that were booked, and bookings of its wallets that were made, from from_at up to to_at, in this order. Without costs: it is for the customer.'
