@@ -65,6 +65,10 @@ int ctl_account_trial(struct ctl *ctl)
 {
     const char *values[] = {ctl->id, ctl->option[CTL_UNTIL], ctl->option[CTL_ALLOWANCE]};
 
+    if (!ctl->option[CTL_UNTIL]) {
+        fputs("tollctl: say when the trial ends: account trial ID --until TIME\n", stderr);
+        return CTL_USAGE;
+    }
     return change_account(ctl, "SELECT public.start_trial($1, " CTL_TIMESTAMP("$2") ", $3::numeric)", 3, values);
 }
 
@@ -92,7 +96,12 @@ static int book(struct ctl *ctl, const char *call, const char *note)
     if (status != CTL_OK)
         return status;
     if (strcmp(PQgetvalue(result, 0, 0), "true") != 0) {
-        fprintf(stderr, "tollctl: %s\n", PQgetvalue(result, 0, 1));
+        const char *error = PQgetvalue(result, 0, 1), *amount = ctl->words[1] + strspn(ctl->words[1], " ");
+
+        if (strncmp(error, "amount_cents ", strlen("amount_cents ")) == 0)
+            fprintf(stderr, "tollctl: %s: a hundred times the AMOUNT %s\n", error, amount);
+        else
+            fprintf(stderr, "tollctl: %s\n", error);
         status = CTL_BAD;
     } else if (!ctl->json) {
         const char *answer[] = {PQgetvalue(result, 0, 2)};
@@ -124,7 +133,7 @@ int ctl_account_refund(struct ctl *ctl)
 
 int ctl_account_adjust(struct ctl *ctl)
 {
-    if (!ctl->option[CTL_REASON]) {
+    if (!ctl->option[CTL_REASON] || !ctl->option[CTL_REASON][0]) {
         fputs("tollctl: say why, it is kept in the ledger: account adjust ID AMOUNT --reason TEXT\n", stderr);
         return CTL_USAGE;
     }
@@ -145,7 +154,7 @@ int ctl_account_adjust(struct ctl *ctl)
     " FROM public.account_statement(%1$s, %2$s, %3$s)) TO STDOUT WITH (FORMAT csv, HEADER)"
 /* A month in the account's time zone, or what was asked for. */
 #define PERIOD_SQL \
-    "SELECT quote_literal(since) || '::timestamptz', quote_literal(before) || '::timestamptz'" \
+    "SELECT quote_literal(since) || '::timestamptz', quote_literal(before) || '::timestamptz', since > before, since, before" \
     " FROM (SELECT coalesce(" CTL_TIMESTAMP("$3") ", toll.local_start(($2 || '-01')::date, time_zone)) AS since," \
     "              coalesce(" CTL_TIMESTAMP("$4") ", toll.local_start(($2 || '-01')::date + interval '1 month', time_zone), now()) AS before" \
     "       FROM public.accounts WHERE account_id = $1) AS q"
@@ -174,6 +183,11 @@ int ctl_account_statement(struct ctl *ctl)
     }
     if (PQntuples(period) == 0) {
         fprintf(stderr, "tollctl: there is no account %s\n", ctl->id);
+        status = CTL_BAD;
+        goto done;
+    }
+    if (strcmp(PQgetvalue(period, 0, 2), "t") == 0) {
+        fprintf(stderr, "tollctl: from %s is after to %s\n", PQgetvalue(period, 0, 3), PQgetvalue(period, 0, 4));
         status = CTL_BAD;
         goto done;
     }
@@ -207,7 +221,8 @@ int ctl_period_close(struct ctl *ctl)
         ctl, true,
         "SELECT a.account_id, $2 AS period, toll.close_period(a.account_id, ($2 || '-01')::date) AS closed"
         " FROM (SELECT account_id FROM public.accounts WHERE $1::text IS NULL UNION SELECT $1::text WHERE $1 IS NOT NULL) a"
-        " WHERE NOT EXISTS (SELECT FROM toll.closed_periods c WHERE c.account_id = a.account_id AND c.period = ($2 || '-01')::date)"
+        " WHERE NOT EXISTS (SELECT FROM public.accounts c WHERE c.account_id = a.account_id"
+        "  AND c.closed_until >= toll.local_start(($2 || '-01')::date + interval '1 month', c.time_zone))"
         " ORDER BY 1",
         2, values, "it is closed already");
 }

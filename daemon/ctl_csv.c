@@ -70,6 +70,8 @@ static int read_cell(struct reader *r)
         while (!at_line_end(r) && *r->at != ',') {
             if (*r->at == '"')
                 return refuse(r, line, "a quotation mark within a cell that does not begin with one");
+            if (*r->at == '\r')
+                return refuse(r, line, "a carriage return without a line feed: lines end with a line feed");
             r->cell[r->cell_size++] = *r->at++;
         }
         return 0;
@@ -95,6 +97,8 @@ static int add_name(struct reader *r, size_t column, int line)
 {
     if (column == COLUMNS_MAX)
         return refuse(r, line, "too many columns");
+    if (memchr(r->cell, ';', r->cell_size) || memchr(r->cell, '\t', r->cell_size))
+        return refuse(r, line, "a column's name has a semicolon or a tab in it; cells are separated by commas");
     if (r->cell_size == 0 || r->cell_size > NAME_MAX_BYTES)
         return refuse(r, line, "a column's name is empty or too long; the first line names the columns");
     memcpy(r->names[column], r->cell, r->cell_size);

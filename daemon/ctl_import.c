@@ -170,6 +170,7 @@ static int import(struct ctl *ctl, bool list, const char *text)
 int ctl_prices_import(struct ctl *ctl)
 {
     char *text = NULL, *rows = NULL, error[CTL_CSV_ERROR_MAX], first;
+    const char *start;
     size_t size = 0;
     int status = CTL_BAD, r;
 
@@ -178,17 +179,20 @@ int ctl_prices_import(struct ctl *ctl)
         fprintf(stderr, "tollctl: can't read %s: %s\n", ctl->id, strerror(-r));
         return CTL_BAD;
     }
-    first = text[strspn(text, " \t\r\n")];
+    start = text + (strncmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0); /* a byte order mark */
+    first = start[strspn(start, " \t\r\n")];
     if (memchr(text, '\0', size)) {
         fprintf(stderr, "tollctl: %s is neither CSV nor JSON\n", ctl->id);
     } else if (first == '[') {
         fprintf(stderr, "tollctl: %s is a JSON array; a price list is an object, model name -> prices\n", ctl->id);
     } else if (first == '{') {
-        status = import(ctl, true, text);
+        status = import(ctl, true, start);
     } else {
         r = ctl_csv_to_json(text, size, &rows, error);
         if (r < 0)
             fprintf(stderr, "tollctl: %s: %s; nothing was changed\n", ctl->id, r == -EINVAL ? error : strerror(-r));
+        else if (strcmp(rows, "[]") == 0)
+            fprintf(stderr, "tollctl: %s: there is no row below the header; nothing was changed\n", ctl->id);
         else
             status = import(ctl, false, rows);
     }

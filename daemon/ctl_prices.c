@@ -104,6 +104,10 @@ int ctl_prices_end(struct ctl *ctl)
 
 int ctl_prices_withdraw(struct ctl *ctl)
 {
+    if (!ctl->option[CTL_REASON]) {
+        fputs("tollctl: say why, it is kept with the price: prices withdraw ID --reason TEXT\n", stderr);
+        return CTL_USAGE;
+    }
     return change_price(ctl, "SELECT public.withdraw_price($1::bigint, $2)", ctl->option[CTL_REASON], "withdrew price");
 }
 

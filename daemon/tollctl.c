@@ -12,6 +12,7 @@
 #include <locale.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <uuid/uuid.h>
 
 enum { LIMIT_MAX = 10000, TIMEOUT_MAX_S = 600 };
@@ -20,7 +21,7 @@ enum { LIMIT_MAX = 10000, TIMEOUT_MAX_S = 600 };
 enum { LIMIT = CTL_OPTIONS, TIMEOUT, SINCE, BYTES, OPTIONS };
 #define TAKES(option) (UINT64_C(1) << (option))
 
-enum kind { FLAG, TEXT, TIME, AHEAD, MONTH };
+enum kind { FLAG, TEXT, NUMBER, TIME, AHEAD, MONTH };
 static const struct option_row {
     const char *name;
     enum kind kind;
@@ -44,14 +45,14 @@ static const struct option_row {
     [CTL_SIDE] = {"side", TEXT, "SIDE", "cost: what the provider takes; charge: what the customer pays"},
     [CTL_SCOPE] = {"scope", TEXT, "SCOPE", "for whom: default, account:ID or plan:ID (default)"},
     [CTL_VARIANT] = {"variant", TEXT, "NAME", "voice, language, channel, or the tariff's id (*: any)"},
-    [CTL_TIER] = {"tier-above", TEXT, "TOKENS", "for llm calls with more input tokens than this (0)"},
-    [CTL_PER] = {"per", TEXT, "N", "how many units PRICE is for (1)"},
+    [CTL_TIER] = {"tier-above", NUMBER, "TOKENS", "for llm calls with more input tokens than this (0)"},
+    [CTL_PER] = {"per", NUMBER, "N", "how many units PRICE is for (1)"},
     [CTL_CURRENCY] = {"currency", TEXT, "CODE", "ISO 4217 code, of prices that name none (USD; a table's must)"},
-    [CTL_MINIMUM] = {"minimum", TEXT, "S", "telephony: a call counts at least so many seconds (0)"},
-    [CTL_INCREMENT] = {"increment", TEXT, "S", "telephony: it counts in steps of so many seconds (0)"},
+    [CTL_MINIMUM] = {"minimum", NUMBER, "S", "telephony: a call counts at least so many seconds (0)"},
+    [CTL_INCREMENT] = {"increment", NUMBER, "S", "telephony: it counts in steps of so many seconds (0)"},
     [CTL_SOURCE] = {"source", TEXT, "TEXT", "where the price is from"},
     [CTL_SOURCE_DATE] = {"source-date", TEXT, "DATE", "when it was read there"},
-    [CTL_MARKUP] = {"markup", TEXT, "PERCENT", "prices to charge that are so much higher; account: than cost"},
+    [CTL_MARKUP] = {"markup", NUMBER, "PERCENT", "prices to charge that are so much higher; account: than cost"},
     [CTL_OTHER_UNITS] = {"other-units", TEXT, "WHAT",
                          "of models that the book has by another unit: keep or replace the book's"},
     [CTL_RATE] = {"rate", FLAG, NULL, "try to rate them again"},
@@ -60,7 +61,7 @@ static const struct option_row {
     [CTL_TIME_ZONE] = {"time-zone", TEXT, "ZONE", "where its days and months are cut, such as Europe/Berlin"},
     [CTL_CHARGE_BY] = {"charge-by", TEXT, "SCHEME", "usage, minutes, prepaid_minutes or plan"},
     [CTL_TARIFF] = {"tariff", TEXT, "ID", "its minute tariff"},
-    [CTL_ALLOWANCE] = {"allowance", TEXT, "AMOUNT", "how much the trial waives (everything until it ends)"},
+    [CTL_ALLOWANCE] = {"allowance", NUMBER, "AMOUNT", "how much the trial waives (everything until it ends)"},
     [CTL_MINUTES] = {"minutes", FLAG, NULL, "AMOUNT is prepaid minutes, not money"},
     [CTL_METHOD] = {"method", TEXT, "TEXT", "how it was paid"},
     [CTL_REFERENCE] = {"reference", TEXT, "ID", "what is paid back"},
@@ -135,6 +136,19 @@ static const struct command {
 };
 enum { COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
+/* Words that are numbers. */
+static const struct {
+    int (*run)(struct ctl *ctl);
+    int word; /* from 0 */
+    const char *name;
+    bool id;
+} numbers[] = {
+    {ctl_prices_set, 4, "PRICE", false},      {ctl_prices_end, 0, "ID", true},
+    {ctl_prices_withdraw, 0, "ID", true},     {ctl_prices_explain, 0, "EVENT", true},
+    {ctl_account_top_up, 1, "AMOUNT", false}, {ctl_account_refund, 1, "AMOUNT", false},
+    {ctl_account_adjust, 1, "AMOUNT", false},
+};
+
 static void print_help(FILE *out)
 {
     char option[40];
@@ -197,11 +211,43 @@ struct words {
     char times[OPTIONS][24];
 };
 
+/* As PostgreSQL's numeric reads it, which says itself what is wrong with NaN and infinity. */
+static bool is_decimal(const char *text)
+{
+    size_t digits, fraction = 0;
+
+    text += strspn(text, " "); /* see shield_amounts() */
+    text += *text == '-' || *text == '+';
+    if (strcasecmp(text, "nan") == 0 || strcasecmp(text, "inf") == 0 || strcasecmp(text, "infinity") == 0)
+        return true;
+    digits = strspn(text, "0123456789");
+    text += digits;
+    if (*text == '.') {
+        fraction = strspn(text + 1, "0123456789");
+        text += 1 + fraction;
+    }
+    if (digits + fraction > 0 && (*text == 'e' || *text == 'E')) {
+        text += text[1] == '-' || text[1] == '+' ? 2 : 1;
+        digits = strspn(text, "0123456789");
+        text += digits;
+    }
+    return digits + fraction > 0 && digits < 1000 && *text == '\0';
+}
+
+/* Of a row. */
+static bool is_id(const char *text)
+{
+    size_t digits = strspn(text, "0123456789");
+
+    return digits > 0 && digits < 19 && text[digits] == '\0';
+}
+
 /* YYYY-MM */
 static bool is_month(const char *text)
 {
-    return strspn(text, "0123456789") == 4 && text[4] == '-' && strspn(text + 5, "0123456789") == 2 &&
-           strlen(text) == 7 && strcmp(text + 5, "01") >= 0 && strcmp(text + 5, "12") <= 0;
+    return strncmp(text, "0000", 4) != 0 && strspn(text, "0123456789") == 4 && text[4] == '-' &&
+           strspn(text + 5, "0123456789") == 2 && strlen(text) == 7 && strcmp(text + 5, "01") >= 0 &&
+           strcmp(text + 5, "12") <= 0;
 }
 
 /* What is a time is handed over as µs. 0, or the exit status + 1. */
@@ -222,6 +268,9 @@ static int parse_option(struct words *w, size_t which, char *text)
             us = now + ago;
         snprintf(w->times[which], sizeof(w->times[which]), "%" PRId64, us);
         text = w->times[which];
+    } else if (row->kind == NUMBER && !is_decimal(text)) {
+        snprintf(error, sizeof(error), "--%s: not a number such as 12.5", row->name);
+        return 1 + usage_error(error, text);
     } else if (row->kind == MONTH && !is_month(text)) {
         return 1 + usage_error("--period: not a month such as 2026-01", text);
     }
@@ -312,6 +361,7 @@ static bool is_named(const struct command *command, char **words, int count, int
 static int parse_command(struct words *w, int argc, char **argv)
 {
     int left = argc - optind, used = 0;
+    char error[80];
     uuid_t id;
 
     if (left == 0) {
@@ -332,6 +382,17 @@ static int parse_command(struct words *w, int argc, char **argv)
     w->ctl.id = left > 0 ? w->ctl.words[0] : NULL;
     if (w->command->run == ctl_session && uuid_parse(w->ctl.id, id) < 0)
         return 1 + usage_error("not a UUID", w->ctl.id);
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        const char *word;
+
+        if (w->command->run != numbers[i].run)
+            continue;
+        word = w->ctl.words[numbers[i].word];
+        if (numbers[i].id ? is_id(word) : is_decimal(word))
+            continue;
+        snprintf(error, sizeof(error), "%s: not a number such as %s", numbers[i].name, numbers[i].id ? "42" : "12.50");
+        return 1 + usage_error(error, word);
+    }
     return 0;
 }
 

@@ -258,7 +258,7 @@ DECLARE
     lines  toll.rated_line[] := '{}';
 BEGIN
     IF from_at IS NULL OR to_at IS NULL OR from_at >= to_at THEN
-        RAISE EXCEPTION 'toll: rerate: % is not before %', from_at, to_at USING ERRCODE = 'invalid_parameter_value';
+        RAISE EXCEPTION 'toll: rerate: from % is not before to %', from_at, to_at USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM toll.rating_again_begins();
     -- Nobody finds an account for these meanwhile.

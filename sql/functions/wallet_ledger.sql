@@ -145,8 +145,8 @@ BEGIN
     -- NaN is greater than any number.
     IF book_cents.amount_cents IS NULL OR book_cents.amount_cents = 0
         OR book_cents.amount_cents NOT BETWEEN book_cents.least_cents AND 1000000000000 THEN
-        RETURN toll.refusal(format('amount_cents must be a whole number from %s to 1000000000000, other than 0, not %s',
-            book_cents.least_cents, coalesce(book_cents.amount_cents::text, 'NULL')));
+        RETURN toll.refusal(format('amount_cents must be a whole number from %s to 1000000000000%s, not %s',
+            book_cents.least_cents, CASE WHEN book_cents.least_cents < 0 THEN ', other than 0' ELSE '' END, coalesce(book_cents.amount_cents::text, 'NULL')));
     ELSIF book_cents.amount_cents <> trunc(book_cents.amount_cents) THEN
         RETURN toll.refusal(format('amount_cents must be a whole number, not %s', book_cents.amount_cents));
     END IF;
@@ -166,8 +166,8 @@ AS $$
 BEGIN
     IF book_minutes.minutes IS NULL OR book_minutes.minutes = 0
         OR book_minutes.minutes NOT BETWEEN book_minutes.least_minutes AND 10000000000 THEN
-        RETURN toll.refusal(format('minutes must be a number above %s, up to 10000000000, other than 0, not %s',
-            trunc(book_minutes.least_minutes), coalesce(book_minutes.minutes::text, 'NULL')));
+        RETURN toll.refusal(format('minutes must be a number above %s, up to 10000000000%s, not %s',
+            trunc(book_minutes.least_minutes), CASE WHEN book_minutes.least_minutes < 0 THEN ', other than 0' ELSE '' END, coalesce(book_minutes.minutes::text, 'NULL')));
     ELSIF book_minutes.minutes <> round(book_minutes.minutes, 9) THEN
         RETURN toll.refusal(format('minutes must have nine decimals at most, not %s', book_minutes.minutes));
     END IF;

@@ -57,10 +57,11 @@ def test_account_from_first_to_last(db: Database, ctl: Run) -> None:
 @pytest.mark.parametrize("words, said", [
     (["create", "u_1"], "there is an account 'u_1' already"), (["create", "u_2", "--currency", "euro"], "currency 'euro'"),
     (["create", "u_2", "--time-zone", "Mars"], "time zone"), (["create", "u_2", "--charge-by", "luck"], "charge_by"),
-    (["create", "u_2", "--markup", "much"], "numeric"), (["plan", "u_1", "nix"], "there is no plan 'nix'"), (["plan", "u_9", "basic"], "no account 'u_9'"),
-    (["scheme", "u_1", "luck"], "charge_by 'luck'"), (["trial", "u_1"], "when the trial ends"), (["trial", "u_1", "--until", "1d", "--allowance", "-1"], "allowance"),
+    (["create", "u_2", "--markup", "NaN"], "markup"), (["plan", "u_1", "nix"], "there is no plan 'nix'"), (["plan", "u_9", "basic"], "no account 'u_9'"),
+    (["scheme", "u_1", "luck"], "charge_by 'luck'"), (["trial", "u_1", "--until", "1d", "--allowance", "-1"], "allowance"),
     (["top-up", "u_9", "5"], "u_9"), (["top-up", "u_1", "0.001"], "whole"), (["top-up", "u_1", "-5"], "amount"), (["top-up", "u_1", "NaN"], "amount"),
-    (["top-up", "u_1", "five"], "numeric"), (["top-up", "u_1", "1e30"], ""), (["statement", "u_9", "--period", "2026-01"], "there is no account u_9"),
+    (["top-up", "u_1", "1e30"], "a hundred times the AMOUNT 1e30"),
+    (["adjust", "u_1", "0", "--reason", "x"], "other than 0"), (["top-up", "u_1", "0", "--minutes"], "above 0, up to 10000000000, not 0"), (["statement", "u_9", "--period", "2026-01"], "there is no account u_9"),
 ])
 def test_what_is_wrong_is_said_and_changes_nothing(db: Database, ctl: Run, words: list[str], said: str) -> None:
     ctl("account", "create", "u_1")
@@ -75,9 +76,44 @@ def test_what_is_wrong_is_said_and_changes_nothing(db: Database, ctl: Run, words
     ["account", "statement", "u_1"], ["account", "statement", "u_1", "--period", "2026-13"], ["account", "statement", "u_1", "--period", "January"],
     ["account", "statement", "u_1", "--period", "2026-01", "--from", "1d"], ["account", "plan", "u_1", "basic", "--limit", "3"],
     ["period", "close"], ["period", "close", "u_1"], ["period", "close", "u_1", "--all", "--period", "2026-01"], ["rerate", "now"],
-    ["rerate", "--dry-run"], ["account", "adjust", "u_1", "1"]])
+    ["rerate", "--dry-run"], ["account", "adjust", "u_1", "1"], ["account", "adjust", "u_1", "1", "--reason", ""], ["account", "trial", "u_1"],
+    ["account", "statement", "u_1", "--period", "0000-01"], ["account", "statement", "u_1", "--from", "2026-02-30"]])
 def test_usage(ctl: Run, words: list[str]) -> None:
     assert ctl(*words, status=2).stderr.startswith("tollctl: ")
+
+
+@pytest.mark.parametrize("number", ["", " ", "five", "1,50", "1.2.3", "0x10", "1e", "--", "1 000", "e5", "."])
+def test_what_is_no_number_is_named(ctl: Run, number: str) -> None:
+    for words, name in ((["account", "top-up", "u_1", number], "AMOUNT"), (["account", "adjust", "u_1", number, "--reason", "x"], "AMOUNT"),
+                        (["account", "trial", "u_1", "--until", "1d", "--allowance", number], "--allowance"),
+                        (["account", "create", "u_1", "--markup", number], "--markup"), (["prices", "set", "llm", "a", "b", "input", number], "PRICE"),
+                        (["prices", "set", "llm", "a", "b", "input", "1", "--per", number], "--per")):
+        if number != "--":  # which ends the options
+            assert f"tollctl: {name}: not a number such as 12.5" in ctl(*words, status=2).stderr
+
+
+@pytest.mark.parametrize("number", ["", "one", "-1", "1.5", "99999999999999999999"])
+def test_what_is_no_id_is_named(ctl: Run, number: str) -> None:
+    for words in (["prices", "end", number], ["prices", "withdraw", number, "--reason", "x"], ["prices", "explain", number]):
+        assert "not a number such as 42" in ctl(*words, status=2).stderr
+
+
+@pytest.mark.parametrize("number", ["+5", "5.", ".5", "5e2", "5E-1", "0005"])
+def test_amounts_are_what_the_database_takes_for_numbers(ctl: Run, number: str) -> None:
+    ctl("account", "create", "u_1")
+    assert Decimal(fields(ctl("account", "top-up", "u_1", number).stdout)["amount"]) == Decimal(number)
+
+
+def test_month_that_is_closed_may_be_closed_again(db: Database, ctl: Run) -> None:
+    """And so may one before it, of all accounts too: another month was the first that some of them closed."""
+    ctl("account", "create", "u_1")
+    assert "2026-02" in ctl("period", "close", "u_1", "--period", "2026-02").stdout
+    ctl("account", "create", "u_2")
+    for period in ("2026-02", "2026-01"):
+        assert ctl("period", "close", "u_1", "--period", period).stdout == "it is closed already\n"
+    assert "u_2" in ctl("period", "close", "--all", "--period", "2026-01").stdout
+    assert db.query("SELECT account_id, period::text FROM toll.closed_periods ORDER BY 1") == [("u_1", "2026-02-01"), ("u_2", "2026-01-01")]
+    assert "there is no account u_9" in ctl("period", "close", "u_9", "--period", "2026-01", status=1).stderr
 
 
 def test_money_by_hand(db: Database, ctl: Run) -> None:
@@ -119,7 +155,8 @@ def test_statement(db: Database, ctl: Run) -> None:
             statement(ctl("account", "statement", "u_1", "--from", "1h").stdout)] == [
         ("money", "t1", "3.000000000", "3.000000000", "USD"), ("minutes", "t2", "60.000000000", "60.000000000", "minutes")]
     assert statement(ctl("account", "statement", "u_1", "--from", "2026-03-05", "--to", "2026-03-06").stdout) == []
-    assert "from 2026-03-06 00:00:00+00 is after to 2026-03-05 00:00:00+00" in ctl("account", "statement", "u_1", "--from", "2026-03-06", "--to", "2026-03-05", status=1).stderr
+    done = ctl("account", "statement", "u_1", "--from", "2026-03-06", "--to", "2026-03-05", status=1)
+    assert done.stderr == "tollctl: from 2026-03-06 00:00:00+00 is after to 2026-03-05 00:00:00+00\n" and done.stdout == ""
 
 
 def test_statement_of_a_hostile_name(db: Database, ctl: Run) -> None:

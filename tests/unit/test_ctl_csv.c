@@ -55,6 +55,9 @@ START_TEST(csv_faults_are_named_by_line)
     REFUSE("a\n\n\"1\n2", "line 3: a cell's closing quotation mark is missing");
     REFUSE("a\n\"1\"2\n", "line 2: something follows a cell's closing quotation mark");
     REFUSE("a\n1\"2\n", "line 2: a quotation mark within a cell that does not begin with one");
+    REFUSE("a;b\n1;2\n", "line 1: a column's name has a semicolon or a tab in it; cells are separated by commas");
+    REFUSE("a\tb\n1\t2\n", "line 1: a column's name has a semicolon or a tab in it; cells are separated by commas");
+    REFUSE("a,b\r1,2\r", "line 1: a carriage return without a line feed: lines end with a line feed");
     REFUSE("a,a\n", "line 1: two columns have the same name");
     REFUSE("a,\n", "line 1: a column's name is empty or too long; the first line names the columns");
     REFUSE("a\n\xff\n", "the file is not clean UTF-8");
