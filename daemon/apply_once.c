@@ -134,7 +134,7 @@ static ssize_t mark_new_ones(struct apply *apply, size_t index)
     uint64_t next = first->seq;
     int r;
 
-    if (first->seq == 0 || stream->stream.other_count > 0)
+    if (!stream || first->seq == 0 || stream->stream.other_count > 0)
         return 0;
     for (piece = first; piece < end && piece->source == first->source; piece++) {
         if (piece->seq != next || piece->others || piece->broken)
