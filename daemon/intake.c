@@ -388,7 +388,7 @@ int intake_new(struct intake **ret, const struct intake_options *options, uv_loo
     intake->loop = loop;
     intake->fd = fd;
     intake->descriptors_most = descriptors_most();
-    intake->at_once = LISTENER_FDS_MAX * LISTENER_AT_ONCE <= intake->descriptors_most ? LISTENER_AT_ONCE : 1;
+    intake->at_once = (size_t)LISTENER_FDS_MAX * LISTENER_AT_ONCE <= intake->descriptors_most ? LISTENER_AT_ONCE : 1;
     intake->options.streams.attached = intake_show_on_page;
     intake->options.streams.context = intake;
     intake->streams = streams_new(&intake->options.streams);
