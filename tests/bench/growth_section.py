@@ -20,9 +20,9 @@ FILLERS = 2     # connections
 ASKED = 300     # times each query is asked
 QUERY_LIMIT_MS = 5.0
 
-# History as toll would have stored it: whole calls of this month, begun one after the other, all of them over, their rows in the order of time, so
-# that those of a session lie among the others'. Everything is in one partition, which is the worst case: a database in use spreads 50 million events
-# over its months. A pattern of CHUNK calls is made once, and then played again and again with other ids and times. Its users are none of load's, who are few and make thousands of calls each.
+# History as toll would have stored it: whole calls of this month, begun one after the other, all of them over, the rows of each together. Everything is
+# in one partition, which is the worst case: a database in use spreads 50 million events over its months. A pattern of CHUNK calls is made once, and then
+# played again and again with other ids and times. Its users are none of load's, who are few and make thousands of calls each.
 PATTERN = (
     """CREATE UNLOGGED TABLE public.bench_events AS
        SELECT call, i * interval '4.5 s' AS after, kind AS event_type, provider, model, CASE k WHEN 1 THEN 1400 + i END AS input_tokens,
@@ -32,11 +32,11 @@ PATTERN = (
            (412.7 + i)::float8 AS ttfb_ms, (5012.3 + i)::float8 AS duration_ms, CASE WHEN k <> 0 THEN false END AS interrupted
        FROM generate_series(0, %(chunk)s - 1) AS call, generate_series(0, %(events)s - 1) AS i,
            (VALUES (0, 'stt', 'deepgram', 'nova-3'), (1, 'llm', 'openai', 'gpt-4o'), (2, 'tts', 'cartesia', 'sonic-2')) AS kinds (k, kind, provider, model)
-       WHERE k = i %% 3 ORDER BY call * %(step)s + i * 4.5""",
+       WHERE k = i %% 3 ORDER BY call, i""",
     """CREATE UNLOGGED TABLE public.bench_transcripts AS
        SELECT call, i * interval '18 s' AS after, gen_random_uuid() AS turn_id, CASE i %% 2 WHEN 0 THEN 'assistant' ELSE 'user' END AS role,
            repeat('so it was said ', 5) AS text, CASE i %% 2 WHEN 1 THEN 'en' END AS language, i %% 8 = 0 AS interrupted
-       FROM generate_series(0, %(chunk)s - 1) AS call, generate_series(0, %(transcripts)s - 1) AS i ORDER BY call * %(step)s + i * 18""",
+       FROM generate_series(0, %(chunk)s - 1) AS call, generate_series(0, %(transcripts)s - 1) AS i ORDER BY call, i""",
     "ANALYZE public.bench_events, public.bench_transcripts",
 )
 HISTORY = (
@@ -111,7 +111,7 @@ def fill(bench: Bench, db: Database, have: int, want: int, total: int) -> None:
         connection = db.connect()
         with connection.cursor() as cursor:
             for statement in PATTERN:
-                cursor.execute(statement, numbers | {"step": float(db.value("SELECT extract(epoch FROM now() - date_trunc('month', now()))")) / calls})
+                cursor.execute(statement, numbers)
         connection.close()
     names = {parent: part.name for parent, part in parts.items()}
     for what, table in (("event_columns", "bench_events"), ("transcript_columns", "bench_transcripts")):
