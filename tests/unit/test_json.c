@@ -205,8 +205,9 @@ START_TEST(json_numbers_read_back)
         if (!isfinite(value))
             continue;
         toll_json_number(value, text);
-        ck_assert_msg(strtod(text, NULL) == value, "%s", text);
-        ck_assert_uint_lt(strlen(text), sizeof(text));
+        if (strtod(text, NULL) != value ||
+            strlen(text) >= sizeof(text)) /* an assertion that holds is noted in a file: slow */
+            ck_abort_msg("%s", text);
     }
     toll_json_number(5e-324, text);
     ck_assert_str_eq(text, "5e-324");
