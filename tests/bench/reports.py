@@ -1,10 +1,11 @@
 """How long reports take on a database in use: medians and maxima of each as psycopg2 sees them, and the backend's CPU time, which neighbours on the
 machine disturb less. Without parallel workers.
 
-Run: python3 tests/bench/reports.py [--events N] [--lines N] [--days N] [--accounts N] [--asked N]. Sessions, events, lines and roll-ups are made by
-INSERT ... SELECT as rating writes them: calls of 40 events over so many days, by accounts of which the first has a tenth of all. --lines: only so many
-of the events get rows in billing_events and billing_charges, spread over all calls; the rest are in the roll-ups alone, which saves most of the time
-and space. The default of 400,000 events takes half a minute; ten million, with all lines, 8 GB and some ten minutes. Nothing is asserted.
+Run: python3 tests/bench/reports.py [--events N] [--lines N] [--days N] [--accounts N] [--asked N] [--unsummed]. Sessions, events, lines and roll-ups are
+made by INSERT ... SELECT as rating writes them: calls of 40 events over so many days, by accounts of which the first has a tenth of all. --lines: only so
+many of the events get rows in billing_events and billing_charges, spread over all calls; the rest are in the roll-ups alone, which saves most of the time
+and space. Older usage is summed up as tolld's housekeeping does it; --unsummed: it is not. The default of 400,000 events takes half a minute; ten million,
+with all lines, 8 GB and some ten minutes. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -95,26 +96,29 @@ REPORTS = {
     "billing_analytics, 30 days": "SELECT billing_analytics('acc_{account}', 'day', 30)",
     "billing_analytics, 365 days": "SELECT billing_analytics('acc_{account}', 'month', 365)",
     "the same of the largest account": "SELECT billing_analytics('acc_0', 'month', 365)",
+    "the same by the day": "SELECT billing_analytics('acc_0', 'day', 365)",
     "revenue_minutes, a day by the hour": "SELECT revenue_minutes('{day}', '{day}'::date + 1, 'hour')",
     "revenue_minutes, 30 days by the day": "SELECT revenue_minutes('{day}', '{day}'::date + 30, 'day')",
     "revenue_minutes, 365 days by the day": "SELECT revenue_minutes(current_date - 365, current_date, 'day')",
+    "revenue_minutes, 365 days by the hour": "SELECT revenue_minutes(current_date - 365, current_date, 'hour')",
     "billing_overview, all businesses": "SELECT * FROM billing_overview",
     "usage_aggregation, a business": "SELECT * FROM usage_aggregation WHERE business_id = 'acc_{account}'",
     "usage_aggregation, all": "SELECT * FROM usage_aggregation",
     "quota_status, an account": "SELECT * FROM quota_status WHERE account_id = 'acc_{account}'",
     "quota_status, this month": "SELECT * FROM quota_status WHERE period_start = date_trunc('month', now())::date",
+    "quota_status, all months": "SELECT * FROM quota_status",
     "workflow_rollup, 200 sessions": "SELECT workflow_rollup('ent_{enterprise}', 'flow_{flow}')",
     "usage_events, a session": "SELECT * FROM usage_events WHERE session_id = '{session}'",
     "usage_events, a business's hour":
         "SELECT * FROM usage_events WHERE business_id = 'acc_{account}' AND created_at >= '{day}' AND created_at < '{day}'::timestamptz + interval '1 h'",
     "usage_sessions, a day": "SELECT * FROM usage_sessions WHERE created_at >= '{day}' AND created_at < '{day}'::timestamptz + interval '1 day'",
     "stage_latency, the last week": "SELECT * FROM stage_latency",
-    "stage_latency, 30 days": "SELECT * FROM stage_latency('{day}', '{day}'::timestamptz + interval '30 days')",
+    "stage_latency, the last 30 days": "SELECT * FROM stage_latency(now() - interval '30 days', now())",
     "unrated_events and the like": "SELECT (SELECT count(*) FROM unrated_events), (SELECT count(*) FROM unrated_sessions), (SELECT count(*) FROM unresolved_sessions)",
 }
 
 
-def fill(database: Database, events: int, lines: int, days: int, accounts: int) -> None:
+def fill(database: Database, events: int, lines: int, days: int, accounts: int, summed: bool) -> None:
     connection = database.connect()
     connection.autocommit = False
     calls, began = events // EVENTS_A_CALL, time.monotonic()
@@ -131,6 +135,14 @@ def fill(database: Database, events: int, lines: int, days: int, accounts: int) 
         print(f"  {min(first + CHUNK, calls) * EVENTS_A_CALL:,} events, {time.monotonic() - began:.0f} s", flush=True)
     connection.autocommit = True
     with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+        steps = []
+        while summed and (not steps or cursor.fetchone() != (0,)):
+            began = time.monotonic()
+            cursor.execute("SELECT toll.sum_usage('6 hours')")
+            steps.append((time.monotonic() - began) * 1000)
+        if steps:
+            print(f"  summed up in {len(steps)} steps of {statistics.median(steps):.0f} ms, at most {max(steps):.0f}", flush=True)
         cursor.execute("VACUUM ANALYZE")
     connection.close()
 
@@ -168,13 +180,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--accounts", type=int, default=500)
     parser.add_argument("--asked", type=int, default=15)
+    parser.add_argument("--unsummed", action="store_true")
     options = parser.parse_args(arguments)
     cluster = Cluster().init()
     with (cluster.data / "postgresql.conf").open("a") as conf:
         conf.write("max_wal_size = 8GB\nfsync = off\nshared_buffers = 512MB\nmaintenance_work_mem = 256MB\n")
     try:
         database = migrated(cluster.start().create_database())
-        fill(database, options.events, options.lines or options.events, options.days, options.accounts)
+        fill(database, options.events, options.lines or options.events, options.days, options.accounts, not options.unsummed)
         ask(database, options.events, options.lines or options.events, options.days, options.accounts, options.asked)
     finally:
         cluster.close()
