@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Container, Sequence
+from typing import Any, Sequence
 
 from measure import Series, Spread
 from stage import Absent, Contender, Stage, WrongRows
@@ -15,11 +15,10 @@ from stage import Absent, Contender, Stage, WrongRows
 class Size:
     """How much is measured. long: what issue-size figures need; short: what fits into ten minutes."""
     rounds: int
-    aside_rounds: int               # of what is far from what toll is measured by: rows one by one, other collectors, other numbers of workers
     frames: int                     # of a run under load
     most_frames: int                # of a run of what is quickest, \copy and toll coalesced: beginning and end shall count for little
-    aside_frames: int               # of a run of toll's that stands aside
-    event_workers: tuple[int, ...]  # toll, events only; also of whole calls with one frame a datagram
+    aside_frames: int               # of a run of other numbers of workers
+    event_workers: tuple[int, ...]  # toll, events only
     insert_rows: dict[str, int]     # of a run of a slower way, by way
     rival_rows: int                 # of a run of the quickest of the other collectors
     idle_s: float                   # of each round
@@ -33,9 +32,9 @@ class Size:
 
 INSERT_ROWS = {"row": 1000, "row_transaction": 3000, "upsert": 700, "upsert_transaction": 2000, "multi": 20_000, "unnest": 30_000}
 SIZES = {
-    "tiny": Size(1, 1, 10_000, 10_000, 10_000, (4,), {way: min(rows, 2000) for way, rows in INSERT_ROWS.items()}, 2000, 1, 0.5, (1000, 2000), 20_000, (20_000, 40_000), (200, 1000), 1),
-    "short": Size(5, 2, 160_000, 400_000, 100_000, (4,), INSERT_ROWS, 10_000, 3, 1.5, (10_000, 100_000, 1_000_000), 500_000, (500_000, 1_500_000), (1000, 100_000), 1),
-    "long": Size(7, 7, 300_000, 1_000_000, 300_000, (1, 4, 16), {way: 5 * rows for way, rows in INSERT_ROWS.items()}, 50_000, 15, 10, (10_000, 100_000, 1_000_000), 10_000_000,
+    "tiny": Size(1, 10_000, 10_000, 10_000, (4,), {way: min(rows, 2000) for way, rows in INSERT_ROWS.items()}, 2000, 1, 0.5, (1000, 2000), 20_000, (20_000, 40_000), (200, 1000), 1),
+    "short": Size(5, 160_000, 400_000, 60_000, (4,), INSERT_ROWS, 10_000, 3, 1.5, (10_000, 100_000, 1_000_000), 500_000, (500_000, 1_500_000), (1000, 100_000), 1),
+    "long": Size(7, 300_000, 1_000_000, 300_000, (1, 4, 16), {way: 5 * rows for way, rows in INSERT_ROWS.items()}, 50_000, 15, 10, (10_000, 100_000, 1_000_000), 10_000_000,
                  (1_000_000, 10_000_000, 50_000_000), (1000, 100_000), 5),
 }
 
@@ -90,18 +89,15 @@ class Bench:
 
     # --- rounds ---
 
-    def alternate(self, contenders: Sequence[Contender], rounds: int | None = None, aside: Container[str] = ()) -> None:
-        """Every contender once a round, those whose names are in aside in some of the rounds; each round begins with another one. Adds the series, by name. One
-        that stores wrong rows gets none, and is noted."""
+    def alternate(self, contenders: Sequence[Contender], rounds: int | None = None) -> None:
+        """Every contender once a round, each round beginning with another one; adds the series, by name. One that stores wrong rows
+        gets none, and is noted."""
         rounds = rounds or self.size.rounds
-        fewer = min(rounds, self.size.aside_rounds)
         playing = [each for each in contenders if re.search(self.only, each.name)]
-        done, runs = 0, sum(fewer if each.name in aside else rounds for each in playing)
+        done = 0
         for number in range(rounds):
             first = number * 5 % len(playing) if playing else 0
             for each in playing[first:] + playing[:first]:
-                if each.name in aside and number * fewer % rounds >= fewer:
-                    continue
                 try:
                     each.start()
                     self.stage.fresh() if getattr(each, "wants_sessions", True) else self.stage.empty()
@@ -116,7 +112,7 @@ class Bench:
                     each.close()
                 self.series.setdefault(each.name, Series()).samples.append(sample)
                 done += 1
-                self.progress(f"round {number + 1} of {rounds}, {each.name}: {sample.rate:,.0f} rows/s", done / runs)
+                self.progress(f"round {number + 1} of {rounds}, {each.name}: {sample.rate:,.0f} rows/s", done / (rounds * len(playing)))
 
     # --- lines ---
 

@@ -8,7 +8,7 @@ from frame import Bench
 from stage import Absent, Contender
 from through_toll import ThroughToll, has_option
 
-SECONDS = {"tiny": 40, "short": 270, "long": 1500}
+SECONDS = {"tiny": 40, "short": 330, "long": 1500}
 COPY = {1: r"\copy", 2: r"\copy, 2 connections"}
 CEILING = {1: r"\copy, trigger off", 2: r"\copy, trigger off, 2 connections"}
 CALL_WORKERS = (1, 4, 16)
@@ -40,10 +40,10 @@ def run(bench: Bench) -> None:
     writers = [1] + ([2] if has_option(stage, "database.writers", 2) else [])
     for calls in (False, True):
         for send in SENDS:
-            for workers in CALL_WORKERS if calls and send == "coalesced" else size.event_workers:
+            for workers in CALL_WORKERS if calls else size.event_workers:
                 for n in writers if workers == 4 and (send == "coalesced" or len(size.event_workers) > 1) else [1]:
                     contenders.append(ThroughToll(stage, toll(calls, workers, send, n), workers=workers, send=send, calls=calls,
-                                                  frames=size.most_frames if send == "coalesced" and workers == 4 else size.aside_frames,
+                                                  frames=size.aside_frames if workers != 4 else size.frames if send == "single" else size.most_frames,
                                                   sessions=min(1000, size.frames // 10),
                                                   config={"database.writers": n} if n > 1 else {}))
     for way, (name, mode, transaction) in INSERTS.items():
@@ -55,8 +55,7 @@ def run(bench: Bench) -> None:
         others = []
     bench.results["rivals"] = [each.name for each in others]
     contenders += others
-    core = {*COPY.values(), *CEILING.values(), *(toll(calls, 4, "coalesced", n) for calls in (False, True) for n in (1, 2))}
-    bench.alternate(contenders, aside={each.name for each in contenders} - core)
+    bench.alternate(contenders)
     lines(bench)
 
 
