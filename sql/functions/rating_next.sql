@@ -162,9 +162,7 @@ BEGIN
     END IF;
     lines := toll.book_lines(rated, to_bill || begun);
 
-    INSERT INTO toll.latency_rollup AS r (quarter, component, provider, model, metric, bucket, events)
-    SELECT n.* FROM unnest(latencies) AS n ORDER BY 1, 2, 3, 4, 5, 6
-    ON CONFLICT (quarter, component, provider, model, metric, bucket) DO UPDATE SET events = r.events + excluded.events;
+    PERFORM toll.count_latencies(latencies);
     events := next.events;
     sessions := cardinality(seen || coalesce(queued, '{}'));
     lsn := coalesce(next.to_lsn, greatest(at, stored));

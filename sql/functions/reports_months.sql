@@ -39,8 +39,9 @@ BEGIN
     ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (account_id, period_start, business_id, meter, derived)
         DO UPDATE SET events = m.events + excluded.events, quantity = m.quantity + excluded.quantity;
-    until := (SELECT s.until FROM toll.usage_summed AS s);
-    IF EXISTS (SELECT FROM unnest(gained) AS g WHERE g.quarter < until) OR EXISTS (SELECT FROM unnest(lost) AS l WHERE l.quarter < until) THEN
+    IF EXISTS (SELECT FROM unnest(gained) AS g WHERE g.quarter < (SELECT s.until FROM toll.usage_summed AS s))
+       OR EXISTS (SELECT FROM unnest(lost) AS l WHERE l.quarter < (SELECT s.until FROM toll.usage_summed AS s)) THEN
+        until := (SELECT s.until FROM toll.usage_summed AS s);
         PERFORM toll.add_usage_days(late.gained, late.lost), toll.add_tariff_quarters(late.gained, late.lost)
         FROM (SELECT ARRAY(SELECT g FROM unnest(gained) AS g WHERE g.quarter < until) AS gained,
                      ARRAY(SELECT l FROM unnest(lost) AS l WHERE l.quarter < until) AS lost) AS late;

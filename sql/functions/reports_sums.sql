@@ -1,6 +1,6 @@
 -- Sums of roll-ups for reports over long times: toll.usage_days, toll.tariff_quarters and toll.latency_days. tolld has them made when quarters of an hour are over for
 -- some time (toll.sum_usage), away from rating's path; reports add the quarters from toll.usage_summed.until on, so that their figures are exact at any
--- moment, also where nobody ever called it. What comes late, for quarters before, is added here as it comes (toll.keep_meter_months).
+-- moment, also where nobody ever called it. What comes late, for quarters before, is added here as it comes (toll.keep_meter_months, toll.count_latencies).
 
 -- Expressions only and without SET, so that the planner puts them in the place of the call.
 CREATE OR REPLACE FUNCTION toll.meter_name(component text, model text)
@@ -75,7 +75,8 @@ END $$;
 REVOKE ALL ON FUNCTION toll.add_tariff_quarters(toll.usage_rollup[], toll.usage_rollup[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.add_tariff_quarters(toll.usage_rollup[], toll.usage_rollup[]) IS 'The same for toll.tariff_quarters';
 
-CREATE OR REPLACE FUNCTION toll.add_latency_days(changed toll.latency_rollup[], sign integer)
+DROP FUNCTION IF EXISTS toll.add_latency_days(toll.latency_rollup[], integer);
+CREATE OR REPLACE FUNCTION toll.add_latency_days(counted toll.latency_rollup[])
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -83,49 +84,41 @@ SET jit = off
 AS $$
 BEGIN
     INSERT INTO toll.latency_days AS d (day, component, provider, model, metric, bucket, events)
-    SELECT (c.quarter AT TIME ZONE 'UTC')::date, c.component, c.provider, c.model, c.metric, c.bucket, sum(c.events) * add_latency_days.sign
-    FROM unnest(add_latency_days.changed) AS c
+    SELECT (c.quarter AT TIME ZONE 'UTC')::date, c.component, c.provider, c.model, c.metric, c.bucket, sum(c.events)
+    FROM unnest(add_latency_days.counted) AS c
     GROUP BY 1, 2, 3, 4, 5, 6
     ON CONFLICT (day, component, provider, model, metric, bucket) DO UPDATE SET events = d.events + excluded.events;
 END $$;
-REVOKE ALL ON FUNCTION toll.add_latency_days(toll.latency_rollup[], integer) FROM PUBLIC;
-COMMENT ON FUNCTION toll.add_latency_days(toll.latency_rollup[], integer) IS
-    'The same for toll.latency_days: adds these rows of toll.latency_rollup (sign 1), or takes them from it (sign -1)';
+REVOKE ALL ON FUNCTION toll.add_latency_days(toll.latency_rollup[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.add_latency_days(toll.latency_rollup[]) IS
+    'The same for toll.latency_days, where nothing is ever taken away';
 
-CREATE OR REPLACE FUNCTION toll.keep_latency_days()
-RETURNS trigger
+-- As they were when triggers on toll.latency_rollup did the following.
+DROP TRIGGER IF EXISTS latency_days_insert ON toll.latency_rollup;
+DROP TRIGGER IF EXISTS latency_days_update ON toll.latency_rollup;
+DROP TRIGGER IF EXISTS latency_days_delete ON toll.latency_rollup;
+DROP FUNCTION IF EXISTS toll.keep_latency_days();
+
+-- Nobody else writes toll.latency_rollup. The lock is that of toll.keep_meter_months(), which rating holds by then.
+CREATE OR REPLACE FUNCTION toll.count_latencies(counted toll.latency_rollup[])
+RETURNS void
 LANGUAGE plpgsql
-SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET jit = off
 AS $$
-DECLARE
-    until timestamptz;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('toll.meter_months', 0));
-    until := (SELECT s.until FROM toll.usage_summed AS s);
-    IF TG_OP <> 'DELETE' THEN
-        IF EXISTS (SELECT FROM came AS c WHERE c.quarter < until) THEN
-            PERFORM toll.add_latency_days(ARRAY(SELECT ROW(c.*)::toll.latency_rollup FROM came AS c WHERE c.quarter < until), 1);
-        END IF;
+    INSERT INTO toll.latency_rollup AS r (quarter, component, provider, model, metric, bucket, events)
+    SELECT n.* FROM unnest(count_latencies.counted) AS n ORDER BY 1, 2, 3, 4, 5, 6
+    ON CONFLICT (quarter, component, provider, model, metric, bucket) DO UPDATE SET events = r.events + excluded.events;
+    IF EXISTS (SELECT FROM unnest(count_latencies.counted) AS n WHERE n.quarter < (SELECT s.until FROM toll.usage_summed AS s)) THEN -- late
+        PERFORM toll.add_latency_days(ARRAY(
+            SELECT n FROM unnest(count_latencies.counted) AS n WHERE n.quarter < (SELECT s.until FROM toll.usage_summed AS s)));
     END IF;
-    IF TG_OP <> 'INSERT' THEN
-        IF EXISTS (SELECT FROM went AS w WHERE w.quarter < until) THEN
-            PERFORM toll.add_latency_days(ARRAY(SELECT ROW(w.*)::toll.latency_rollup FROM went AS w WHERE w.quarter < until), -1);
-        END IF;
-    END IF;
-    RETURN NULL;
 END $$;
-REVOKE ALL ON FUNCTION toll.keep_latency_days() FROM PUBLIC;
-COMMENT ON FUNCTION toll.keep_latency_days() IS
-    'Trigger on toll.latency_rollup: adds rows that came late to toll.latency_days, takes rows that went from it. Takes the lock of toll.keep_meter_months()';
-
-CREATE OR REPLACE TRIGGER latency_days_insert AFTER INSERT ON toll.latency_rollup
-    REFERENCING NEW TABLE AS came FOR EACH STATEMENT EXECUTE FUNCTION toll.keep_latency_days();
-CREATE OR REPLACE TRIGGER latency_days_update AFTER UPDATE ON toll.latency_rollup
-    REFERENCING OLD TABLE AS went NEW TABLE AS came FOR EACH STATEMENT EXECUTE FUNCTION toll.keep_latency_days();
-CREATE OR REPLACE TRIGGER latency_days_delete AFTER DELETE ON toll.latency_rollup
-    REFERENCING OLD TABLE AS went FOR EACH STATEMENT EXECUTE FUNCTION toll.keep_latency_days();
+REVOKE ALL ON FUNCTION toll.count_latencies(toll.latency_rollup[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.count_latencies(toll.latency_rollup[]) IS
+    'For rating: adds these to toll.latency_rollup, and late ones to toll.latency_days. Takes the lock of toll.keep_meter_months(), until the transaction ends';
 
 CREATE OR REPLACE FUNCTION toll.sum_usage(older_than interval)
 RETURNS bigint
@@ -161,7 +154,7 @@ BEGIN
         sums := ARRAY(SELECT u FROM toll.usage_rollup AS u WHERE u.quarter >= since AND u.quarter < before);
         PERFORM toll.add_usage_days(sums, '{}');
         PERFORM toll.add_tariff_quarters(sums, '{}');
-        PERFORM toll.add_latency_days(ARRAY(SELECT l FROM toll.latency_rollup AS l WHERE l.quarter >= since AND l.quarter < before), 1);
+        PERFORM toll.add_latency_days(ARRAY(SELECT l FROM toll.latency_rollup AS l WHERE l.quarter >= since AND l.quarter < before));
         UPDATE toll.usage_summed SET until = before;
         since := before;
         summed := cardinality(sums);

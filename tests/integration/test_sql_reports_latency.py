@@ -29,8 +29,8 @@ def books(db: Database) -> Iterator[Books]:
 
 
 def count(books: Books, times: list[float], quarter: datetime = QUARTER, model: str = "gpt-4o", metric: str = "ttfb") -> None:
-    books.run("INSERT INTO toll.latency_rollup SELECT %s, 'llm', 'openai', %s, %s, toll.latency_bucket(t), count(*) FROM unnest(%s::float8[]) AS t"
-              " GROUP BY toll.latency_bucket(t)", quarter, model, metric, times)
+    books.run("SELECT toll.count_latencies(ARRAY(SELECT ROW(%s::timestamptz, 'llm', 'openai', %s::text, %s::text, toll.latency_bucket(t), count(*))::toll.latency_rollup"
+              " FROM unnest(%s::float8[]) AS t GROUP BY toll.latency_bucket(t)))", quarter, model, metric, times)
 
 
 def latency(books: Books, since: Any, before: Any) -> list[dict[str, Any]]:

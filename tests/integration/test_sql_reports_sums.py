@@ -60,9 +60,9 @@ def write(books: Books, at: datetime, account: str = "acme", business: str = "",
               " %s, 0, 0, 0) ON CONFLICT (account_id, quarter, business_id, component, provider, model, currency) DO UPDATE SET events = r.events +"
               " excluded.events, sessions = r.sessions + excluded.sessions, quantity = r.quantity + excluded.quantity, charge = r.charge + excluded.charge",
               account, at, business, component, model, number, number, number, number)
-    books.run("INSERT INTO toll.latency_rollup AS r VALUES (date_bin('15 min', %s, '2000-01-01Z'), %s, 'p', %s, 'ttfb', 60, %s)"
-              " ON CONFLICT (quarter, component, provider, model, metric, bucket) DO UPDATE SET events = r.events + excluded.events",
-              at, component, model, number)
+    if number > 0:
+        books.run("SELECT toll.count_latencies(ARRAY[ROW(date_bin('15 min', %s, '2000-01-01Z'), %s, 'p', %s, 'ttfb', 60, %s)::toll.latency_rollup])",
+                  at, component, model, number)
 
 
 def write_random(books: Books, rng: random.Random, since: datetime, days: float) -> None:

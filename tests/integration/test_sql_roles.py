@@ -176,6 +176,6 @@ def test_functions_pin_their_search_path(calls: Database) -> None:
                        " coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)") == []
     assert calls.query("SELECT proname::text FROM pg_proc WHERE pronamespace = 'toll'::regnamespace AND prosecdef ORDER BY 1") == [
         (name,) for name in (
-            "check_credit", "close_period", "debit", "explain_event", "import_prices", "keep_latency_days", "keep_meter_months", "link_holds", "lock_wallets",
+            "check_credit", "close_period", "debit", "explain_event", "import_prices", "keep_meter_months", "link_holds", "lock_wallets",
             "make_partition", "make_partitions", "move_meter_months", "prune_batches", "rate_free", "rate_next", "rate_unrated", "rating_backlog",
             "refresh_credit", "release_holds", "rerate", "resolve_sessions", "settle_wallets", "share_journal", "sum_usage")]
