@@ -6,13 +6,14 @@ import threading
 import time
 
 from frame import Bench
-from harness import Daemon, Database, Sim, migrate
+from harness import Daemon, Database, migrate, wait_until
 from measure import percentile
 from payer import EXHAUSTED, OK, Payer, prepaid, price_unit
-from through_toll import make_daemon
+from through_toll import Load, make_daemon, words
 
 SECONDS = {"tiny": 20, "short": 60, "long": 200}
-RATE = 10_000  # frames/s of all the other calls: six of ten are events
+RATE = 10_000  # events/s of all the other calls
+LIVE = 1000
 TRIALS = {"tiny": 40, "short": 200, "long": 1000}
 PAYERS = 8
 TARGET_MS = 1000.0
@@ -22,7 +23,8 @@ def prepare(db: Database) -> None:
     """Everything has a price, and every user of the simulated calls a wallet: each event becomes a line, and is debited."""
     price_unit(db)
     db.execute("SELECT set_price(p.component, '*', '*', p.dimension, s.side, 0.01, p.quantity, 'USD', '2020-01-01')"
-               " FROM (VALUES ('llm', 'input', 1000000), ('llm', 'output', 1000000), ('tts', 'characters', 1000), ('stt', 'minutes', 1))"
+               " FROM (VALUES ('llm', 'input', 1000000), ('llm', 'output', 1000000), ('tts', 'characters', 1000), ('stt', 'minutes', 1),"
+               " ('telephony', 'telephony_inbound', 1), ('meter', 'api_call', 1), ('meter', 'storage_mb', 1))"
                " AS p (component, dimension, quantity), (VALUES ('cost'), ('charge')) AS s (side)")
     db.execute("SELECT create_account('u_' || n, charge_by => 'usage', currency => 'USD') FROM generate_series(1, 60) AS n")
     db.execute("SELECT add_credits('u_' || n, 100000000, 'card', 'bench ' || n) FROM generate_series(1, 60) AS n")
@@ -63,22 +65,26 @@ def one(bench: Bench, trials: int) -> dict[str, float]:
     migrate(db.dsn)
     prepare(db)
     daemon = make_daemon(db, {"rating.enabled": "yes"})
+    load = None
     try:
         daemon.start()
-        with Sim(daemon.socket, "--workers", 2, "--rate", RATE, "--calls", 1_000_000, "--concurrent", 200):
-            time.sleep(3)
-            before, began = daemon.status()["events_rated"], time.monotonic()
-            made = [Trials(daemon, db, f"trial_{i}", trials // PAYERS + 1) for i in range(PAYERS)]
-            for each in made:
-                each.thread.start()
-            for each in made:
-                each.thread.join()
-            seconds, status = time.monotonic() - began, daemon.status()
+        load = Load(daemon, *words(workers=2, rate=RATE, frames=RATE * 600, sessions=LIVE))
+        load.tell()
+        wait_until(lambda: daemon.status()["events_rated"] > 2 * RATE, 60, "calls to be rated", every=0.1)
+        before, began = daemon.status()["events_rated"], time.monotonic()
+        made = [Trials(daemon, db, f"trial_{i}", trials // PAYERS + 1) for i in range(PAYERS)]
+        for each in made:
+            each.thread.start()
+        for each in made:
+            each.thread.join()
+        seconds, status = time.monotonic() - began, daemon.status()
         for each in made:
             each.payer.close()
             if each.error is not None:
                 raise each.error
     finally:
+        if load is not None:
+            load.close()
         daemon.close()
         db.drop()
     dry = sorted(ms for each in made for ms in each.dry)
@@ -92,7 +98,7 @@ def run(bench: Bench) -> None:
     trials = TRIALS["tiny" if bench.size.rounds == 1 else "long" if bench.size.rounds > 5 else "short"]
     found = one(bench, trials)
     bench.results["credit"] = found
-    group = f"credit, beside {RATE:,} frames/s of calls whose events are all rated and debited"
+    group = f"credit, beside {RATE:,} events/s of {LIVE:,} live calls, all rated and debited"
     bench.progress(f"{found['trials']:.0f} times dry: p99 {found['dry p99']:.0f} ms", 1)
     for what, key in (("usage recorded to cut-off seen by the worker", "dry"), ("top-up begun to ok seen by the worker", "back")):
         bench.add(group, f"{what}, p50", [found[f"{key} p50"]], "ms")
