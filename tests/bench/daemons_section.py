@@ -5,7 +5,7 @@ from __future__ import annotations
 from frame import Bench
 from through_toll import ThroughToll
 
-SECONDS = {"tiny": 6, "short": 27, "long": 120}
+SECONDS = {"tiny": 6, "short": 17, "long": 120}
 DAEMONS = (1, 2, 4)
 
 
@@ -16,7 +16,7 @@ def name(daemons: int) -> str:
 def run(bench: Bench) -> None:
     """The same number of events and workers in all, whatever the number of daemons."""
     bench.alternate([ThroughToll(bench.stage, name(n), daemons=n, workers=4 // n, send="coalesced", frames=bench.size.frames // n,
-                                 sessions=1000 // n) for n in DAEMONS])
+                                 sessions=1000 // n) for n in DAEMONS], bench.size.rounds // 2 + 1)
     for n in DAEMONS:
         group = "several daemons (events, 4 workers in all, coalesced)"
         bench.rate(group, name(n), name(1) if n > 1 else "")
