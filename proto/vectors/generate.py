@@ -412,6 +412,8 @@ def keys() -> None:
     add("key_map", "in metadata", pairs(*START.items(), ("metadata", Raw(pairs((Raw(b"\x80"), 1))))), bad("session_start: metadata: a key is a map or an array"))
     add("type_unknown", "", pack({"type": "fax", "pages": 3}), bad('unknown type "fax"'))
     add("type_unprintable", "", pairs(("type", text_of(b'a"\n\xff'))), bad('unknown type "a\\x22\\x0a\\xff"'))
+    add("type_with_nul", "a NUL is a character like others", pack({**ENVELOPE, "type": "stream\0"}), bad('unknown type "stream\\x00"'))
+    add("type_of_nuls", "", pack({**TTS, "type": "tts\0\0"}), bad('unknown type "tts\\x00\\x00"'))
     add("type_empty", "", pack({"type": ""}), bad('unknown type ""'))
     add("type_missing", "", pack({k: v for k, v in TTS.items() if k != "type"}), bad("type is missing"))
     add("type_nil", "", pack({**TTS, "type": None}), bad("type is missing"))
