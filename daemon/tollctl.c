@@ -139,14 +139,14 @@ enum { COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 /* Words that are numbers. */
 static const struct {
     int (*run)(struct ctl *ctl);
-    int word; /* from 0 */
     const char *name;
+    int word; /* from 0 */
     bool id;
 } numbers[] = {
-    {ctl_prices_set, 4, "PRICE", false},      {ctl_prices_end, 0, "ID", true},
-    {ctl_prices_withdraw, 0, "ID", true},     {ctl_prices_explain, 0, "EVENT", true},
-    {ctl_account_top_up, 1, "AMOUNT", false}, {ctl_account_refund, 1, "AMOUNT", false},
-    {ctl_account_adjust, 1, "AMOUNT", false},
+    {ctl_prices_set, "PRICE", 4, false},      {ctl_prices_end, "ID", 0, true},
+    {ctl_prices_withdraw, "ID", 0, true},     {ctl_prices_explain, "EVENT", 0, true},
+    {ctl_account_top_up, "AMOUNT", 1, false}, {ctl_account_refund, "AMOUNT", 1, false},
+    {ctl_account_adjust, "AMOUNT", 1, false},
 };
 
 static void print_help(FILE *out)

@@ -18,7 +18,9 @@ static inline bool same_value(const struct toll_field *field, const struct toll_
     case TOLL_KIND_MAP: {
         const struct toll_str *s = (const void *)x, *t = (const void *)y;
 
-        return s->len == t->len && !s->ptr == !t->ptr && (s->len == 0 || memcmp(s->ptr, t->ptr, s->len) == 0);
+        if (!s->ptr || !t->ptr)
+            return s->ptr == t->ptr;
+        return s->len == t->len && memcmp(s->ptr, t->ptr, s->len) == 0;
     }
     case TOLL_KIND_TYPE:
     case TOLL_KIND_COUNT:
