@@ -120,7 +120,7 @@ TOLL_HOT static void append(struct toll_sender *s, const void *frame, size_t siz
  * the next one too. */
 TOLL_COLD static void write_gap(struct toll_sender *s, bool urgent, uint64_t now)
 {
-    if (s->gap_count == 0 || toll_ring_free_bytes(&s->ring) < (size_t)(urgent ? 1 : 2) * TOLL_GAP_RESERVE)
+    if (toll_ring_free_bytes(&s->ring) < (size_t)(urgent ? 1 : 2) * TOLL_GAP_RESERVE)
         return;
     struct toll_frame gap;
     uint8_t bytes[TOLL_GAP_RESERVE - TOLL_RING_HEADER];
@@ -138,7 +138,8 @@ TOLL_COLD static void write_gap(struct toll_sender *s, bool urgent, uint64_t now
 TOLL_HOT static void look(struct toll_sender *s, bool urgent, uint64_t now)
 {
     collect_acks(s, now);
-    write_gap(s, urgent, now);
+    if (s->gap_count > 0)
+        write_gap(s, urgent, now);
 }
 
 TOLL_HOT void toll_sender_look(struct toll_sender *s, uint64_t now)
