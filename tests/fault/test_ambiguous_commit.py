@@ -7,6 +7,7 @@ Whether the server had committed or not: one copy of every row. The backend is h
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import itertools
 import random
@@ -60,7 +61,7 @@ class AfterTheRecord:
     def __init__(self, database: Database) -> None:
         self.cluster = database.cluster
         self._set("'a_standby_that_never_comes'")
-        wait_until(lambda: database.value("SHOW synchronous_standby_names") != "", what="the setting")
+        wait_until(lambda: commit_waits(database), what="commits to wait for the standby")
 
     def release(self) -> None:
         self._set("''")
@@ -68,6 +69,19 @@ class AfterTheRecord:
     def _set(self, value: str) -> None:
         self.cluster.psql(f"ALTER SYSTEM SET synchronous_standby_names = {value}")
         self.cluster.psql("SELECT pg_reload_conf()")
+
+
+def commit_waits(database: Database) -> bool:
+    """Whether a commit waits for the standby: it is the checkpointer that tells all backends to, some time after they can read the setting."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, contextlib.closing(database.connect()) as connection, connection.cursor() as cursor:
+        commit = pool.submit(cursor.execute, "SELECT pg_logical_emit_message(true, 'probe', '')")
+
+        def let_go() -> bool:
+            return bool(database.query("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'",
+                                       connection.info.backend_pid))
+        outcome = wait_until(lambda: "went on" if commit.done() else "waited" if let_go() else "", what="a commit to wait or to end")
+        commit.result()
+    return outcome == "waited"
 
 
 @contextlib.contextmanager
@@ -92,13 +106,17 @@ def commits_held(place: type, database: Database) -> Iterator[Any]:
 
 def backend_in_commit(database: Database, wait_event: str) -> int:
     """The daemon's backend, once it waits inside a batch's COMMIT."""
+    cancelled = set()
+
     def found() -> list[tuple[int]]:
-        waiting = database.query("SELECT pid, query FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND wait_event = %s"
-                                 " ORDER BY backend_start DESC", database.name, wait_event)
-        for pid, query in waiting:
-            if query != "COMMIT":  # its heartbeat, say, which waits for a standby too: it need not
+        waiting = database.query("SELECT pid, query, query_start FROM pg_stat_activity WHERE datname = %s AND state = 'active'"
+                                 " AND wait_event = %s ORDER BY backend_start DESC", database.name, wait_event)
+        for pid, query, start in waiting:
+            # its heartbeat, say, which waits for a standby too, and need not; once, for what comes late would hit the COMMIT after it
+            if query != "COMMIT" and (pid, start) not in cancelled:
+                cancelled.add((pid, start))
                 database.query("SELECT pg_cancel_backend(%s)", pid)
-        return [(pid,) for pid, query in waiting if query == "COMMIT"]
+        return [(pid,) for pid, query, _ in waiting if query == "COMMIT"]
     return wait_until(found, what=f"a backend in COMMIT waiting for {wait_event}")[0][0]
 
 
