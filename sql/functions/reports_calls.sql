@@ -14,8 +14,10 @@ SET search_path = pg_catalog, pg_temp
 SET jit = off
 AS $$
 DECLARE
+    most_queued CONSTANT integer := 2000; -- in their time call_costs() answers within 20 ms
     wanted     uuid;
     sessions   uuid[];
+    queued     uuid[];
     unfinished bigint;
     waiting    bigint;
     events     bigint;
@@ -30,11 +32,16 @@ BEGIN
     sessions := ARRAY(SELECT b.session_id FROM public.billing_sessions b WHERE b.session_id = wanted
                       UNION SELECT s.session_id FROM toll.rated_sessions s WHERE s.session_id = wanted);
     IF sessions = '{}' THEN
-        -- What rating has not met yet is queued for it.
+        -- What rating has not met yet is queued for it. Metadata have no index, so each of them is looked at.
+        queued := ARRAY(SELECT q.session_id FROM toll.session_queue q LIMIT most_queued + 1);
+        IF cardinality(queued) > most_queued THEN
+            RETURN toll.report_error(format('more than %s sessions wait for rating, and any of them may be of call %s: ask for it by its'
+                                            ' session id, or once they are rated', most_queued, call_costs.call_id));
+        END IF;
         sessions := ARRAY(SELECT s.session_id FROM toll.rated_sessions s WHERE coalesce(s.call_id, s.session_id::text) = call_costs.call_id
                           UNION
-                          SELECT q.session_id FROM toll.session_queue q
-                          CROSS JOIN LATERAL (SELECT toll.name_in(b.metadata, 'call_id') AS call_id FROM public.billing_sessions b
+                          SELECT b.session_id FROM unnest(queued) AS q (session_id)
+                          CROSS JOIN LATERAL (SELECT q.session_id, toll.name_in(b.metadata, 'call_id') AS call_id FROM public.billing_sessions b
                                               WHERE b.session_id = q.session_id OFFSET 0) AS b
                           WHERE b.call_id = call_costs.call_id);
     END IF;
@@ -84,7 +91,8 @@ COMMENT ON FUNCTION public.call_costs(text) IS
     ' {"stt_cost", "llm_cost", "tts_cost", "telephony_cost", "other_cost"}, "provider_usage": {"stt_minutes", "llm_input_tokens",'
     ' "llm_output_tokens", "tts_characters"}}}. Amounts are sums of lines in the account''s currency, exact; total is the sum of the breakdown; of a'
     ' live call, so far as it is rated. null: part of it has no price (unrated_events). Minutes have nine decimals. {"success": false, "error"}: no such'
-    ' call, stored and not rated yet (all of it, or of a call that is over any event), or sessions in several currencies';
+    ' call, stored and not rated yet (all of it, or of a call that is over any event), by a call_id while more than 2,000 sessions wait for rating, or sessions in several'
+    ' currencies';
 
 CREATE OR REPLACE FUNCTION public.workflow_rollup(enterprise_id text, workflow_name text)
 RETURNS jsonb

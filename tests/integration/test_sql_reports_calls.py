@@ -119,6 +119,16 @@ def test_call_costs_by_call_id_before_rating_is_an_error(books: Books) -> None:
     assert costs(books, "CA7") == {"success": False, "error": "call CA7 is not rated yet: 1 of its 6 events wait for rating"}
 
 
+def test_call_costs_by_call_id_are_refused_where_too_many_sessions_wait_for_rating(books: Books) -> None:
+    session = full_call(books, call_id="CA7")
+    books.run("INSERT INTO toll.session_queue SELECT gen_random_uuid(), 0, gen_random_uuid() FROM generate_series(1, 2000)")
+    assert costs(books, "CA7")["data"]["total"] > 0
+    books.run("INSERT INTO toll.session_queue VALUES (gen_random_uuid(), 0, gen_random_uuid())")
+    for call in "CA7", "CA9":
+        assert f"more than 2000 sessions wait for rating, and any of them may be of call {call}" in costs(books, call)["error"]
+    assert costs(books, session)["data"]["total"] > 0, "by its session id it is found without looking"
+
+
 def test_call_costs_of_an_ended_call_wait_for_its_last_event(books: Books) -> None:
     session = stored_only(books, full_call(books))
     assert costs(books, session) == {"success": False, "error": f"call {session} is not rated yet: 1 of its 6 events wait for rating"}
