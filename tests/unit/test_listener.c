@@ -188,7 +188,7 @@ START_TEST(several_datagrams_come_with_one_call_each_with_its_own_descriptors)
     ck_assert_int_eq(several[0].fd_count, 0);
     ck_assert_int_eq(several[1].fd_count, 1);
     close(several[1].fds[0]);
-    ck_assert_ptr_eq(several[2].data, buffer + 2 * STRIDE);
+    ck_assert_ptr_eq(several[2].data, &buffer[(size_t)2 * STRIDE]);
     ck_assert_uint_eq(several[2].size, CAP);
     ck_assert(several[2].truncated && !several[1].truncated);
     ck_assert_uint_eq(several[2].uid, getuid());
