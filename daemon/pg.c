@@ -205,6 +205,42 @@ int pg_query(struct pg *pg, PGresult **ret, const char *sql, int count, const ch
     return pg_query_binary(pg, ret, sql, count, values, 0);
 }
 
+/* Until the answer is there, or the connection is gone. */
+static void wait_watching(struct pg *pg, const struct pg_watch *watch)
+{
+    struct pollfd fds[] = {{.fd = PQsocket(pg->conn), .events = POLLIN}, {.fd = watch->fd, .events = POLLIN}};
+
+    while (PQisBusy(pg->conn)) {
+        if (poll(fds, 2, -1) <= 0)
+            continue;
+        if (fds[1].revents && !watch->readable(watch->context))
+            fds[1].fd = -1;
+        if (fds[0].revents && !PQconsumeInput(pg->conn))
+            return;
+    }
+}
+
+int pg_query_watching(struct pg *pg, PGresult **ret, const char *sql, int count, const char *const *values,
+                      const struct pg_watch *watch)
+{
+    PGresult *result = NULL, *next;
+    char name[16];
+    int r = statement(pg, sql, count, name);
+
+    if (r < 0)
+        return r;
+    if (PQsendQueryPrepared(pg->conn, name, count, values, NULL, NULL, 0)) {
+        wait_watching(pg, watch);
+        result = PQgetResult(pg->conn);
+    }
+    r = check(pg, result);
+    while ((next = PQgetResult(pg->conn)))
+        PQclear(next);
+    if (r == 0)
+        *ret = result;
+    return r;
+}
+
 int pg_commit(struct pg *pg)
 {
     PGresult *result = PQexec(pg->conn, "COMMIT");

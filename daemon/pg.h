@@ -5,6 +5,7 @@
 #include "daemon/batch.h"
 
 #include <libpq-fe.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct pg_options {
@@ -40,7 +41,16 @@ int pg_query(struct pg *pg, PGresult **ret, const char *sql, int count, const ch
 /* The same with the last parameter, of `size` bytes, in binary form. */
 int pg_query_binary(struct pg *pg, PGresult **ret, const char *sql, int count, const char *const *values, size_t size)
     __attribute__((warn_unused_result));
-/* The same for statements whose rows do not matter; the number of rows affected goes to *ret_rows (may be NULL). */
+/* What pg_query_watching() calls while the server is at work and fd is readable. False: no more in this call. */
+struct pg_watch {
+    int fd; /* -1: nothing is watched */
+    bool (*readable)(void *context);
+    void *context;
+};
+/* pg_query() for what may take long. */
+int pg_query_watching(struct pg *pg, PGresult **ret, const char *sql, int count, const char *const *values,
+                      const struct pg_watch *watch) __attribute__((warn_unused_result));
+/* pg_query() for statements whose rows do not matter; the number of rows affected goes to *ret_rows (may be NULL). */
 int pg_run(struct pg *pg, int64_t *ret_rows, const char *sql, int count, const char *const *values)
     __attribute__((warn_unused_result));
 int pg_commit(struct pg *pg) __attribute__((warn_unused_result));

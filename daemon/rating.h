@@ -1,5 +1,5 @@
 /* Rating's thread: drives toll.rate_free() over what is stored, in SQL, on a connection of its own, and brings back which live sessions are short of
- * credit. What usage costs is decided in SQL; here is only when.
+ * credit, which it hears of on another one. What usage costs is decided in SQL; here is only when.
  *
  * It never makes a writer wait and never slows the receive loop: it is told that something was stored, and looks for itself now and then. Several daemons on
  * one database share the work. Everything it does is in single transactions with a watermark of its own, so it may end or fail at any time. All functions are
@@ -17,6 +17,7 @@
 
 enum { RATING_PLACES = 64 };
 #define RATING_APPLICATION "tolld-rating" /* its connection, in pg_stat_activity */
+#define CREDIT_APPLICATION "tolld-credit" /* the one that listens meanwhile */
 
 struct rating_options {
     int batch_events;     /* about so many in one transaction */

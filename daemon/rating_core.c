@@ -43,6 +43,7 @@ struct rating_core {
     bool last_round; /* asked to stop: after this one it ends */
     int64_t poll_due_us, check_due_us, read_due_us;
     bool read_due, check_failed;
+    int64_t now_us; /* when what is being done began */
     struct refusal refusals[REFUSED_PLACES];
 };
 
@@ -255,16 +256,14 @@ static void check_credit(struct rating_core *core, int64_t now_us)
     }
 }
 
-static void read_credit(struct rating_core *core, int64_t now_us)
+static int try_read_credit(struct rating_core *core, int64_t now_us)
 {
     struct credit_session *list;
     size_t count, exhausted = 0;
     int r = core->db->ops->read_credit(core->db, &list, &count);
 
-    if (r < 0) {
-        fail(core, r);
-        return;
-    }
+    if (r < 0)
+        return r;
     core->read_due = false;
     core->read_due_us = now_us + READ_US;
     for (size_t i = 0; i < count; i++) {
@@ -274,6 +273,25 @@ static void read_credit(struct rating_core *core, int64_t now_us)
     metrics_set(&core->metrics->credit_exhausted, exhausted);
     metrics_set(&core->metrics->credit_low, count - exhausted);
     core->reports.credit(core->reports.context, list, count);
+    return 0;
+}
+
+static void read_credit(struct rating_core *core, int64_t now_us)
+{
+    int r = try_read_credit(core, now_us);
+
+    if (r < 0)
+        fail(core, r);
+}
+
+/* While a place is rated: a top-up must not wait for that. What fails here is tried again, and dealt with, afterwards. */
+static bool meanwhile(void *context)
+{
+    struct rating_core *core = context;
+    int heard = core->db->ops->heard(core->db);
+
+    core->read_due = core->read_due || heard > 0;
+    return heard >= 0 && (!core->read_due || try_read_credit(core, core->now_us) == 0);
 }
 
 static void open_db(struct rating_core *core, int64_t now_us)
@@ -353,6 +371,7 @@ enum rating_next rating_look(struct rating_core *core, struct rating_wishes *wis
 
 void rating_do(struct rating_core *core, enum rating_next next, int64_t now_us)
 {
+    core->now_us = now_us;
     switch (next) {
     case RATING_OPEN:
         open_db(core, now_us);
@@ -393,6 +412,8 @@ struct rating_core *rating_core_new(const struct rating_options *options, struct
     core->metrics = metrics;
     core->reports = *reports;
     core->retry_us = RETRY_FIRST_US;
+    db->meanwhile = meanwhile;
+    db->context = core;
     for (size_t i = 0; i < REFUSED_PLACES; i++)
         core->refusals[i].writer = -1;
     return core;

@@ -17,10 +17,11 @@ struct rating_pg {
     struct rating_db db;
     struct rating_db_options options;
     char *url;
-    struct pg pg;
+    struct pg pg;        /* rates */
+    struct pg listening; /* hears of credit while that one is at work, and reads it */
     char error[768];
-    pthread_mutex_t mutex; /* of cancel */
-    PGcancel *cancel;      /* NULL: not connected */
+    pthread_mutex_t mutex; /* of cancels */
+    PGcancel *cancels[2];  /* of both connections; NULL: not connected */
 };
 
 static struct rating_pg *self(struct rating_db *db)
@@ -33,25 +34,32 @@ static const char *get_error(const struct rating_db *db)
     return ((const struct rating_pg *)(const void *)db)->error;
 }
 
-/* Says what was being done when pg failed, and what that means for rating. */
-static int failed(struct rating_pg *p, const char *doing, int r)
+/* Says what was being done when a connection failed, and what that means for rating. */
+static int failed_on(struct rating_pg *p, const struct pg *pg, const char *doing, int r)
 {
     if (r == 0)
         return 0;
-    snprintf(p->error, sizeof(p->error), "%s: %s%s%s%s", doing, r == -ENOMEM ? "out of memory" : p->pg.error,
-             p->pg.sqlstate[0] ? " (SQLSTATE " : "", p->pg.sqlstate, p->pg.sqlstate[0] ? ")" : "");
-    if (r == -EAGAIN && (strcmp(p->pg.sqlstate, "40001") == 0 || strcmp(p->pg.sqlstate, "40P01") == 0))
+    snprintf(p->error, sizeof(p->error), "%s: %s%s%s%s", doing, r == -ENOMEM ? "out of memory" : pg->error,
+             pg->sqlstate[0] ? " (SQLSTATE " : "", pg->sqlstate, pg->sqlstate[0] ? ")" : "");
+    if (r == -EAGAIN && (strcmp(pg->sqlstate, "40001") == 0 || strcmp(pg->sqlstate, "40P01") == 0))
         return -EDEADLK;
     return r;
 }
 
+static int failed(struct rating_pg *p, const char *doing, int r)
+{
+    return failed_on(p, &p->pg, doing, r);
+}
+
 /* --- the connection -------------------------------------------------------------------------------------------------------- */
 
-static void set_cancel(struct rating_pg *p, PGcancel *cancel)
+static void set_cancels(struct rating_pg *p, PGcancel *rating, PGcancel *listening)
 {
     pthread_mutex_lock(&p->mutex);
-    PQfreeCancel(p->cancel); /* takes NULL */
-    p->cancel = cancel;
+    PQfreeCancel(p->cancels[0]); /* takes NULL */
+    PQfreeCancel(p->cancels[1]);
+    p->cancels[0] = rating;
+    p->cancels[1] = listening;
     pthread_mutex_unlock(&p->mutex);
 }
 
@@ -59,14 +67,15 @@ static void close_db(struct rating_db *db)
 {
     struct rating_pg *p = self(db);
 
-    set_cancel(p, NULL);
+    set_cancels(p, NULL, NULL);
     pg_disconnect(&p->pg);
+    pg_disconnect(&p->listening);
 }
 
 static int open_db(struct rating_db *db)
 {
     struct rating_pg *p = self(db);
-    const struct pg_options options = {
+    struct pg_options options = {
         .url = p->url,
         .name = RATING_APPLICATION,
         .connect_timeout_s = p->options.connect_timeout_s,
@@ -76,10 +85,14 @@ static int open_db(struct rating_db *db)
 
     close_db(db);
     r = failed(p, "connecting", pg_connect(&p->pg, &options));
+    options.name = CREDIT_APPLICATION;
     if (r == 0)
-        set_cancel(p, PQgetCancel(p->pg.conn));
+        r = failed_on(p, &p->listening, "connecting", pg_connect(&p->listening, &options));
     if (r == 0)
-        r = failed(p, "listening for changes of credit", pg_exec(&p->pg, "LISTEN toll_credit"));
+        set_cancels(p, PQgetCancel(p->pg.conn), PQgetCancel(p->listening.conn));
+    if (r == 0)
+        r = failed_on(p, &p->listening, "listening for changes of credit",
+                      pg_exec(&p->listening, "LISTEN toll_credit"));
     return r;
 }
 
@@ -87,7 +100,7 @@ static int get_fd(struct rating_db *db)
 {
     struct rating_pg *p = self(db);
 
-    return pg_connected(&p->pg) ? PQsocket(p->pg.conn) : -1;
+    return pg_connected(&p->listening) ? PQsocket(p->listening.conn) : -1;
 }
 
 static void cancel(struct rating_db *db)
@@ -96,8 +109,9 @@ static void cancel(struct rating_db *db)
     char error[256];
 
     pthread_mutex_lock(&p->mutex); /* closing waits for this */
-    if (p->cancel)
-        (void)PQcancel(p->cancel, error, sizeof(error));
+    for (size_t i = 0; i < 2; i++)
+        if (p->cancels[i])
+            (void)PQcancel(p->cancels[i], error, sizeof(error));
     pthread_mutex_unlock(&p->mutex);
 }
 
@@ -107,11 +121,11 @@ static int heard(struct rating_db *db)
     PGnotify *notify;
     int any = 0;
 
-    if (!pg_connected(&p->pg) || !PQconsumeInput(p->pg.conn)) {
+    if (!pg_connected(&p->listening) || !PQconsumeInput(p->listening.conn)) {
         snprintf(p->error, sizeof(p->error), "the connection is gone");
         return -EAGAIN;
     }
-    while ((notify = PQnotifies(p->pg.conn))) {
+    while ((notify = PQnotifies(p->listening.conn))) {
         PQfreemem(notify);
         any = 1;
     }
@@ -164,6 +178,7 @@ static int rate(struct rating_db *db, const struct rating_place *place, int most
     struct rating_pg *p = self(db);
     char journal[PG_UUID_TEXT], writer[12], most[12], doing[64 + PG_UUID_TEXT];
     const char *values[] = {journal, writer, most};
+    const struct pg_watch watch = {.fd = get_fd(db), .readable = db->meanwhile, .context = db->context};
     PGresult *result;
     int r;
 
@@ -172,8 +187,9 @@ static int rate(struct rating_db *db, const struct rating_place *place, int most
     snprintf(most, sizeof(most), "%d", most_events);
     snprintf(doing, sizeof(doing), "rating what writer %d of journal %s has stored", place->writer, journal);
     r = failed(p, doing,
-               pg_query(&p->pg, &result,
-                        "SELECT events, lines, lsn, more FROM toll.rate_free($1::uuid, $2::int, $3::int)", 3, values));
+               pg_query_watching(&p->pg, &result,
+                                 "SELECT events, lines, lsn, more FROM toll.rate_free($1::uuid, $2::int, $3::int)", 3,
+                                 values, &watch));
     if (r < 0)
         return r;
     if (PQntuples(result) != 1 || PQgetisnull(result, 0, 2)) {
@@ -208,13 +224,13 @@ static int read_credit(struct rating_db *db, struct credit_session **ret, size_t
     int r;
 
     /* 'exhausted' before 'low': if some must be left out, these. */
-    r = failed(p, "reading whose credit is short",
-               pg_query(&p->pg, &result,
-                        "SELECT c.session_id, c.state, o.sender_uid, o.sender_stream"
-                        " FROM (SELECT session_id, state FROM toll.session_credit ORDER BY state LIMIT " CREDIT_MOST
-                        ") AS c LEFT JOIN LATERAL (SELECT o.sender_uid, o.sender_stream FROM toll.open_sessions AS o"
-                        " WHERE o.session_id = c.session_id OFFSET 0) AS o ON true",
-                        0, NULL));
+    r = failed_on(p, &p->listening, "reading whose credit is short",
+                  pg_query(&p->listening, &result,
+                           "SELECT c.session_id, c.state, o.sender_uid, o.sender_stream"
+                           " FROM (SELECT session_id, state FROM toll.session_credit ORDER BY state LIMIT " CREDIT_MOST
+                           ") AS c LEFT JOIN LATERAL (SELECT o.sender_uid, o.sender_stream FROM toll.open_sessions AS o"
+                           " WHERE o.session_id = c.session_id OFFSET 0) AS o ON true",
+                           0, NULL));
     if (r < 0)
         return r;
     list = calloc((size_t)PQntuples(result) + 1, sizeof(*list));

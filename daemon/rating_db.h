@@ -25,16 +25,17 @@ struct rating_step {
 };
 
 struct rating_db_ops {
-    int (*open)(struct rating_db *db); /* connects and listens */
+    int (*open)(struct rating_db *db); /* connects, and listens on a connection of its own */
     void (*close)(struct rating_db *db);
     /* Where something is stored and not rated, or was rated lately; at most `most`. */
     int (*backlog)(struct rating_db *db, struct rating_place *places, size_t most, size_t *ret_count);
+    /* While the server rates, calls meanwhile() when something may be heard. */
     int (*rate)(struct rating_db *db, const struct rating_place *place, int most_events, struct rating_step *ret);
     /* Looks for credit that has run out, or lapsed, with time alone. */
     int (*check_credit)(struct rating_db *db);
-    /* All live sessions that are short, anybody's; the list is the caller's to free(). */
+    /* Beside rate(): all live sessions that are short, anybody's; the list is the caller's to free(). */
     int (*read_credit)(struct rating_db *db, struct credit_session **ret, size_t *ret_count);
-    /* Whether credit was said to have changed since the last call: 1 or 0. Does not block. */
+    /* Beside rate(): whether credit was said to have changed since the last call: 1 or 0. Does not block. */
     int (*heard)(struct rating_db *db);
     int (*fd)(struct rating_db *db);      /* readable when something may be heard; -1: not open */
     void (*cancel)(struct rating_db *db); /* thread-safe: ends the call under way, if there is one, with -EAGAIN */
@@ -44,6 +45,9 @@ struct rating_db_ops {
 
 struct rating_db {
     const struct rating_db_ops *ops;
+    /* Set by who calls. It may call heard() and read_credit(); false: not again in this call. */
+    bool (*meanwhile)(void *context);
+    void *context;
 };
 
 struct rating_db_options {

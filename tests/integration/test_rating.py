@@ -243,6 +243,32 @@ def test_connection_lost(daemon: Daemon, db: Database, payer: Callable[[Daemon],
     assert balance(db, "acme") == -5
 
 
+def test_top_up_is_seen_while_rating_is_at_work(daemon: Daemon, db: Database, payer: Callable[[Daemon], Payer]) -> None:
+    price_unit(db)
+    prepaid(db, "acme", 1)
+    prepaid(db, "other", 10)
+    worker = payer(daemon)
+    worker.start("a", "acme")
+    worker.start("b", "other")
+    worker.use("a", 2)
+    worker.wait_credit("a", EXHAUSTED)
+    with db.connect() as other, other.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT FROM customer_balance WHERE user_id = 'other' FOR UPDATE")
+        worker.use("b", 1)
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tolld-rating' AND wait_event_type = 'Lock'"
+        proc.wait_until(lambda: db.value(waiting) == 1, 20, "rating to wait for the lock")
+        top_up(db, "acme", 5)
+        worker.wait_credit("a", OK)
+        assert db.value(waiting) == 1
+        # Without the connection that listens, the other one goes on; then both are made anew.
+        db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tolld-credit'")
+    other.close()
+    wait_rated(db, 2)
+    worker.use("a", 5)
+    worker.wait_credit("a", EXHAUSTED)
+    assert balance(db, "acme") == -1 and balance(db, "other") == 9
+
+
 def test_error_in_sql_stops_rating_and_nothing_else(daemon: Daemon, db: Database, payer: Callable[[Daemon], Payer]) -> None:
     price_unit(db)
     prepaid(db, "acme", 1)

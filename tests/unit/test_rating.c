@@ -22,12 +22,14 @@ struct fake_place {
 static struct {
     struct rating_db db;
     bool open, listening;
-    int open_result, backlog_result, check_result, heard;
+    int open_result, backlog_result, check_result, read_result, heard;
+    int heard_meanwhile; /* what heard() is to say while a place is rated */
     unsigned opens, closes, backlogs, checks, reads;
     struct fake_place places[PLACES];
     int order[64]; /* places in the order in which they were rated */
     size_t ordered;
     size_t credits;
+    bool goes_on; /* what meanwhile() said */
 } fake;
 
 static struct metrics metrics;
@@ -80,6 +82,11 @@ static int fake_rate(struct rating_db *db, const struct rating_place *place, int
     ck_assert(fake.open);
     ck_assert_int_eq(most_events, 500);
     there->calls++;
+    if (fake.heard_meanwhile) {
+        fake.heard = fake.heard_meanwhile;
+        fake.goes_on = db->meanwhile(db->context);
+        fake.heard_meanwhile = 0;
+    }
     if (there->results > 0) {
         there->results--;
         return there->result;
@@ -108,6 +115,8 @@ static int fake_read(struct rating_db *db, struct credit_session **ret, size_t *
     (void)db;
     ck_assert(fake.open);
     fake.reads++;
+    if (fake.read_result < 0)
+        return fake.read_result;
     *ret = calloc(fake.credits + 1, sizeof(**ret));
     ck_assert_ptr_nonnull(*ret);
     for (size_t i = 0; i < fake.credits; i++) {
@@ -311,6 +320,49 @@ START_TEST(list_of_credit_is_read_when_something_is_heard)
 }
 END_TEST
 
+START_TEST(list_of_credit_is_read_also_while_a_place_is_rated)
+{
+    run();
+    fake.credits = 3;
+    fake.places[0].waits = 1;
+    fake.heard_meanwhile = 1;
+    wishes.woken = true;
+    run();
+    ck_assert(fake.goes_on);
+    ck_assert_uint_eq(fake.reads, 2); /* not once more afterwards */
+    ck_assert_uint_eq(told, 3);
+    ck_assert_uint_eq(fake.ordered, 1);
+}
+END_TEST
+
+/* The connection that listens breaks while the other is rating. */
+START_TEST(what_fails_meanwhile_is_dealt_with_afterwards)
+{
+    const int results[] = {-EAGAIN, 1};
+
+    for (size_t i = 0; i < sizeof(results) / sizeof(*results); i++) {
+        unsigned opens;
+
+        run();
+        opens = fake.opens;
+        fake.places[0].waits = 1;
+        fake.heard_meanwhile = results[i];
+        fake.read_result = results[i] > 0 ? -EAGAIN : 0;
+        wishes.woken = true;
+        run();
+        ck_assert(!fake.goes_on);
+        ck_assert_uint_eq(fake.ordered, i + 1); /* what was rated is rated */
+        if (results[i] > 0) {
+            ck_assert_int_eq(status.state, RATING_RETRYING);
+            fake.read_result = 0;
+            run_for(10 * SECOND);
+            ck_assert_uint_gt(fake.opens, opens);
+        }
+        ck_assert_int_eq(status.state, RATING_OK);
+    }
+}
+END_TEST
+
 START_TEST(conflict_is_repeated_at_once)
 {
     fake.places[0] = (struct fake_place){.waits = 2, .result = -EDEADLK, .results = 5};
@@ -481,6 +533,8 @@ int main(void)
     tcase_add_test(tests, place_where_another_is_at_it_is_passed_by);
     tcase_add_test(tests, credit_is_checked_each_second_also_in_a_long_backlog);
     tcase_add_test(tests, list_of_credit_is_read_when_something_is_heard);
+    tcase_add_test(tests, list_of_credit_is_read_also_while_a_place_is_rated);
+    tcase_add_test(tests, what_fails_meanwhile_is_dealt_with_afterwards);
     tcase_add_test(tests, conflict_is_repeated_at_once);
     tcase_add_test(tests, conflict_without_end_is_a_failure);
     tcase_add_test(tests, database_that_is_away_is_tried_again);
