@@ -104,7 +104,7 @@ const struct config_option config_options[] = {
     {"rating", "enabled", "true", BOOL(rating.enabled),
      .doc =
          "rate what is stored: prices, wallets, cut-offs; needs a database. Off for good: see toll.rating_settings.unrated_kept"},
-    {"rating", "batch_events", "20000", INT(rating.batch_events, 1, 1000000), RELOADABLE,
+    {"rating", "batch_events", "5000", INT(rating.batch_events, 1, 1000000), RELOADABLE,
      .doc = "events rated in one transaction, at most about"},
     {"rating", "poll", "1s", DURATION(rating.poll_us, 50 * MS, 1 * HR), RELOADABLE,
      .doc = "how often to look for what no batch of this daemon's told of: that of other daemons"},
