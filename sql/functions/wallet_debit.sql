@@ -1,5 +1,8 @@
 -- What rating does to wallets: debits, and the holds of sessions. The order of locks is in wallet_credit.sql.
 
+COMMENT ON COLUMN toll.rated_sessions.debited IS
+    'What the wallet was debited for it, in the wallet''s unit: of sessions that name a hold (hold_id), of which it is taken off. Others: see reference_id in the ledgers';
+
 CREATE OR REPLACE FUNCTION toll.book_debits(batch bigint, debits toll.session_debit[], accounts text[])
 RETURNS void
 LANGUAGE plpgsql
@@ -49,7 +52,7 @@ BEGIN
     ), debited AS (
         UPDATE toll.rated_sessions AS s SET debited = s.debited + k.amount
         FROM (SELECT t.session_id, sum(t.amount) AS amount FROM booked AS t WHERE t.session_id IS NOT NULL GROUP BY t.session_id) AS k
-        WHERE s.session_id = k.session_id
+        WHERE s.session_id = k.session_id AND s.hold_id IS NOT NULL
     ), total AS (
         SELECT k.account_id, k.currency, sum(k.amount) AS amount FROM booked AS k GROUP BY k.account_id, k.currency
     )
@@ -76,6 +79,7 @@ BEGIN
     PERFORM FROM toll.rated_sessions AS s
     WHERE s.session_id = ANY (ARRAY(SELECT d.session_id FROM unnest(lock_debits.debits) AS d
                                         WHERE (d.account_id IN (SELECT unnest(accounts))) IS TRUE))
+      AND s.hold_id IS NOT NULL -- nobody asks what others were debited: their rows stay as they are
     ORDER BY s.session_id FOR NO KEY UPDATE;
     PERFORM toll.lock_wallets(accounts);
     RETURN accounts;
