@@ -119,7 +119,11 @@ BEGIN
             -- A real start replaces a synthesised one; of two real ones the earlier stays.
             u.starts > 0 AND (s.start_missing OR u.started_at < s.started_at) AS begins_anew
         FROM unnest(settle_sessions.changes) AS u
-        JOIN public.billing_sessions AS s ON s.session_id = u.session_id
+        -- OFFSET 0 here: each by its key. Joined freely, a plan from when the table was empty goes through all of it for each change.
+        CROSS JOIN LATERAL (
+            SELECT b.ctid, b.started_at, b.started_at_reported, b.start_missing, b.ended_at, b.ended_at_reported, b.finish_reason, b.sealed,
+                   b.shared, b.owner_journal, b.owner_writer, b.updated_at
+            FROM public.billing_sessions AS b WHERE b.session_id = u.session_id OFFSET 0) AS s
         OFFSET 0
     ), timed AS (
         SELECT
@@ -198,8 +202,7 @@ BEGIN
         SELECT settle_sessions.journal, settle_sessions.writer, w.session_id FROM written AS w WHERE w.to_rate
     ), closed AS (
         DELETE FROM toll.open_sessions AS o
-        USING written AS w
-        WHERE o.session_id = w.session_id AND w.closed
+        WHERE o.session_id = ANY (ARRAY(SELECT w.session_id FROM written AS w WHERE w.closed))
     )
     SELECT w.session_id, w.ended, w.to_sum FROM written AS w;
 END $$;

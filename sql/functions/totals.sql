@@ -15,7 +15,7 @@ BEGIN
     END IF;
     RETURN QUERY
     WITH wanted AS (
-        SELECT s.session_id,
+        SELECT s.session_id, s.ctid AS place,
                CASE WHEN s.ended_at IS NOT NULL
                     THEN extract(epoch FROM greatest(s.ended_at, s.started_at) - s.started_at)::float8
                END AS duration_secs,
@@ -34,7 +34,7 @@ BEGIN
             llm_input_tokens = w.llm_input_tokens, llm_output_tokens = w.llm_output_tokens, llm_calls = w.llm_calls,
             tts_chars = w.tts_chars, tts_calls = w.tts_calls, stt_audio_ms = w.stt_audio_ms, stt_calls = w.stt_calls
         FROM wanted w
-        WHERE s.session_id = w.session_id AND s.ended_at IS NOT NULL
+        WHERE s.ctid = w.place AND s.ended_at IS NOT NULL -- it is locked, so it stays there
     )
     SELECT w.session_id, w.duration_secs, w.llm_input_tokens, w.llm_output_tokens, w.llm_calls, w.tts_chars,
            w.tts_calls, w.stt_audio_ms, w.stt_calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import uuid
 from pathlib import Path
@@ -48,6 +49,36 @@ def test_live_session_is_listed_with_its_sender(sessions: Database) -> None:
     which = ids(3)
     begin(sessions, which)
     assert sessions.query("SELECT sender_uid, sender_stream FROM toll.open_sessions ORDER BY session_id") == [(1000, each) for each in which]
+
+
+def test_a_plan_from_when_nothing_was_live_looks_each_session_up(sessions: Database) -> None:
+    """Kept plans outlive what the planner knew: of a table found empty it would go through all of one side for each row of the other."""
+    gone, which = ids(400), ids(400)
+    begin(sessions, gone)
+    end(sessions, gone)
+    sessions.execute("DELETE FROM billing_sessions")
+    for table in ("billing_sessions", "toll.open_sessions"):
+        sessions.execute(f"VACUUM (ANALYZE, TRUNCATE off) {table}")  # pages, and nothing in them
+        assert sessions.value("SELECT relpages > 0 AND reltuples = 0 FROM pg_class WHERE oid = %s::regclass", table)
+    connection = sessions.connect()
+    with connection.cursor() as cursor:
+        cursor.execute("LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_analyze = on; SET auto_explain.log_timing = off;"
+                       "SET auto_explain.log_nested_statements = on; SET client_min_messages = log; SET plan_cache_mode = force_generic_plan;"
+                       "SET enable_seqscan = off")  # as the daemon has it
+        for some in (which[:1], which[1:]):  # the first has the statements planned
+            cursor.execute(f"SELECT toll.insert_sessions(%s, 0, ({START.format(note=10)}))", (str(JOURNAL), 1, 0, some))
+            connection.notices.clear()
+            cursor.execute(f"SELECT * FROM toll.settle_sessions(%s, 0, ({END}))", (str(JOURNAL), 0, 1, some))
+            assert len(cursor.fetchall()) == len(some)
+            cursor.execute("SELECT toll.recompute_totals(%s::uuid[])", (some,))
+            assert len(cursor.fetchall()) == len(some)
+        plans = "\n".join(connection.notices)
+    connection.close()
+    assert "Update on billing_sessions" in plans and "Delete on open_sessions" in plans
+    # A scan's rows, of all its loops: no more than there are changes.
+    for scan, rows, loops in re.findall(r"->  ([^\n]* [Ss]can [^\n]*?)  \([^\n]*\(actual rows=(\d+) loops=(\d+)\)", plans):
+        assert int(rows) * int(loops) <= len(which), f"{scan}: {rows} rows {loops} times\n{plans}"
+    assert listed(sessions) == []
 
 
 @pytest.mark.parametrize("note", [10, 1000, 30_000])
