@@ -1,7 +1,7 @@
 -- What rating does to wallets: debits, and the holds of sessions. The order of locks is in wallet_credit.sql.
 
 COMMENT ON COLUMN toll.rated_sessions.debited IS
-    'What the wallet was debited for it, in the wallet''s unit: of sessions that name a hold (hold_id), of which it is taken off. Others: see reference_id in the ledgers';
+    'What the wallet was debited for it, in the wallet''s unit: of sessions that name a hold (hold_id), of which it is taken off. Of others: 0, see the ledgers''; reference_id';
 
 CREATE OR REPLACE FUNCTION toll.book_debits(batch bigint, debits toll.session_debit[], accounts text[])
 RETURNS void
@@ -10,6 +10,13 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off -- plans are kept while tables grow
 SET plan_cache_mode = force_generic_plan
 AS $$
+DECLARE
+    -- Nobody asks what other sessions were debited: their rows stay as they are.
+    holding uuid[] := ARRAY(
+        SELECT h.session_id
+        FROM unnest(book_debits.debits) AS d
+        CROSS JOIN LATERAL (SELECT s.session_id FROM toll.rated_sessions AS s
+                            WHERE s.session_id = d.session_id AND s.hold_id IS NOT NULL OFFSET 0) AS h);
 BEGIN
     IF EXISTS (SELECT FROM unnest(book_debits.debits) AS d
                WHERE d.amount IS NULL OR d.amount IN ('NaN', 'Infinity', '-Infinity') OR d.amount <> round(d.amount, 9)) THEN
@@ -51,8 +58,9 @@ BEGIN
         WHERE k.currency = 'minutes'
     ), debited AS (
         UPDATE toll.rated_sessions AS s SET debited = s.debited + k.amount
-        FROM (SELECT t.session_id, sum(t.amount) AS amount FROM booked AS t WHERE t.session_id IS NOT NULL GROUP BY t.session_id) AS k
-        WHERE s.session_id = k.session_id AND s.hold_id IS NOT NULL
+        FROM (SELECT t.session_id, sum(t.amount) AS amount FROM booked AS t
+              WHERE (t.session_id IN (SELECT unnest(holding))) IS TRUE GROUP BY t.session_id) AS k
+        WHERE s.session_id = k.session_id
     ), total AS (
         SELECT k.account_id, k.currency, sum(k.amount) AS amount FROM booked AS k GROUP BY k.account_id, k.currency
     )
@@ -79,7 +87,7 @@ BEGIN
     PERFORM FROM toll.rated_sessions AS s
     WHERE s.session_id = ANY (ARRAY(SELECT d.session_id FROM unnest(lock_debits.debits) AS d
                                         WHERE (d.account_id IN (SELECT unnest(accounts))) IS TRUE))
-      AND s.hold_id IS NOT NULL -- nobody asks what others were debited: their rows stay as they are
+      AND s.hold_id IS NOT NULL -- the others are not written
     ORDER BY s.session_id FOR NO KEY UPDATE;
     PERFORM toll.lock_wallets(accounts);
     RETURN accounts;
