@@ -16,8 +16,10 @@ enum {
     DRAIN_MOST = 20000, /* datagrams, when somebody asked to flush */
     TEND_MS = 250,      /* heartbeats, pages of dead workers, retries while paused */
     COLLECT_MS = 250,
-    MARK_MS = 20, /* an idle log gets its mark after that */
-    GROUP_MS = 2, /* from one sync's beginning to the next: on a fast disk they would cost more than the frames */
+    MARK_MS = 20,    /* an idle log gets its mark after that */
+    GROUP_MS = 2,    /* from one sync's beginning to the next: on a fast disk they would cost more than the frames */
+    QUEUE_LONG = 64, /* a socket that holds as many datagrams may be left alone for a group, … */
+    REST_PART = 8,   /* … while no more than this part of it comes meanwhile */
     DESCRIPTORS_MOST = 4096, /* waiting to be closed, and … */
     DESCRIPTORS_PART = 4,    /* a quarter of all that this process may have, see descriptors_most() */
 };
@@ -102,6 +104,7 @@ static int make_room(struct intake *intake, bool *ret_empty)
 /* Takes datagrams out of the socket. False: there are none, or there is no place for them. */
 static bool fill_inbox(struct intake *intake)
 {
+    unsigned most;
     bool empty;
     int r;
 
@@ -114,7 +117,8 @@ static bool fill_inbox(struct intake *intake)
         set_paused(intake, empty ? 0 : r);
         return false;
     }
-    r = listener_receive(intake->fd, intake->buffers, TOLL_DATAGRAM_MAX, INBOX_STRIDE, (unsigned)r, intake->inbox);
+    most = (unsigned)r;
+    r = listener_receive(intake->fd, intake->buffers, TOLL_DATAGRAM_MAX, INBOX_STRIDE, most, intake->inbox);
     if (r == -EAGAIN) {
         set_paused(intake, 0);
         return false;
@@ -127,6 +131,7 @@ static bool fill_inbox(struct intake *intake)
     }
     intake->inbox_us = clock_realtime_us();
     intake->inbox_next = 0;
+    intake->emptied = (unsigned)r < most;
     intake->inbox_count = (unsigned)r;
     intake->large = intake->inbox[0].size > LARGE;
     return true;
@@ -169,17 +174,20 @@ static bool may_read(const struct intake *intake)
     return !intake->stopping && !intake->broken && !intake->on_renew && !intake->rewrite_due;
 }
 
-static void read_some(struct intake *intake, int most)
+/* Returns how many datagrams came out of the socket, about `most` at most. */
+static unsigned read_some(struct intake *intake, unsigned most)
 {
+    unsigned received = 0;
     bool any = false;
 
     if (!may_read(intake))
-        return;
+        return 0;
+    intake->emptied = false;
     for (;;) {
         if (intake->inbox_next == intake->inbox_count) {
-            if (most <= 0 || !fill_inbox(intake))
+            if (received >= most || intake->emptied || !fill_inbox(intake))
                 break;
-            most -= (int)intake->inbox_count;
+            received += intake->inbox_count;
         }
         if (!take_one(intake))
             break;
@@ -187,6 +195,7 @@ static void read_some(struct intake *intake, int most)
     }
     if (any)
         write_and_sync(intake);
+    return received;
 }
 
 static void on_readable(uv_poll_t *handle, int status, int events);
@@ -196,10 +205,28 @@ static void watch_socket(struct intake *intake)
 {
     if (intake->stopping) /* its handles are closed */
         return;
-    if (intake->paused || !may_read(intake))
+    if (intake->paused || intake->resting || !may_read(intake))
         uv_poll_stop(&intake->readable);
     else if (!uv_is_active((uv_handle_t *)&intake->readable))
         uv_poll_start(&intake->readable, UV_READABLE, on_readable);
+}
+
+static void on_group(uv_timer_t *timer);
+
+/* Where datagrams come so fast that they meet in one group, and not so fast that they would fill the socket's queue until then, each would wake this loop to
+ * wait for the others: so the socket is left alone until the next group. It wakes nobody meanwhile, which is cheaper for the workers as well. */
+static void rest_after(struct intake *intake, unsigned received, bool rested)
+{
+    uint64_t now_ms = uv_now(intake->loop), next_ms = intake->sync_started_ms + GROUP_MS;
+    bool close = rested || now_ms - intake->read_ms <= GROUP_MS;
+
+    if (received == 0 || intake->stopping) /* its handles are closed */
+        return;
+    intake->read_ms = now_ms;
+    if (!close || intake->options.queue < QUEUE_LONG || received > intake->options.queue / REST_PART)
+        return;
+    intake->resting = true;
+    uv_timer_start(&intake->group, on_group, now_ms < next_ms ? next_ms - now_ms : GROUP_MS, 0);
 }
 
 static void on_readable(uv_poll_t *handle, int status, int events)
@@ -208,7 +235,7 @@ static void on_readable(uv_poll_t *handle, int status, int events)
 
     (void)status;
     (void)events;
-    read_some(intake, READ_AT_ONCE);
+    rest_after(intake, read_some(intake, READ_AT_ONCE), false);
     watch_socket(intake);
 }
 
@@ -280,7 +307,14 @@ static void on_mark(uv_timer_t *timer)
 
 static void on_group(uv_timer_t *timer)
 {
-    start_sync(timer->data);
+    struct intake *intake = timer->data;
+
+    if (intake->resting) {
+        intake->resting = false;
+        rest_after(intake, read_some(intake, READ_AT_ONCE), true);
+        watch_socket(intake);
+    }
+    start_sync(intake);
 }
 
 static void start_sync(struct intake *intake)

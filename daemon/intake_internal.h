@@ -30,11 +30,12 @@ struct intake {
     uv_timer_t tend, collect, mark, group;
     uv_work_t sync_work, collect_work;
     bool syncing, collecting, stopping, stopped, broken;
+    bool resting;     /* the socket is left alone until the next group */
     bool rewrite_due; /* a write failed while a sync was under way */
     int paused;       /* why it does not read, or 0 */
     int sync_result;
     int64_t sync_started_us;
-    uint64_t sync_started_ms; /* by the loop's clock; 0: never */
+    uint64_t sync_started_ms, read_ms; /* by the loop's clock; 0: never */
     uint64_t committed_lsn, collect_below;
     int64_t collect_now_us;
     struct clock_watch clock;
@@ -43,6 +44,7 @@ struct intake {
 
     unsigned at_once; /* datagrams that may be taken out of the socket with one call */
     bool large;       /* the last ones were large */
+    bool emptied;     /* the last call found no more */
 
     /* What was taken out and is not journaled yet; where memory is short: the same again soon. */
     unsigned inbox_next, inbox_count;

@@ -282,6 +282,7 @@ static int start_pipeline(struct tolld *d)
     const struct config *config = &d->config;
     struct pipeline_options options = {
         .intake = {.ack = (enum intake_ack)config->journal.ack,
+                   .queue = opening_queue_length(),
                    .streams = {.max = (size_t)config->limits.streams,
                                .max_per_uid = (size_t)config->limits.streams_per_uid,
                                .pages_max = (size_t)config->limits.pages,
@@ -411,7 +412,6 @@ static int run(struct tolld *d)
     r = start(d);
     if (r < 0) /* the writer's thread may be at work, so nothing is taken from under its feet */
         _exit(r == -ENAMETOOLONG ? EXIT_CONFIGURATION : d->exit_status ? d->exit_status : EXIT_FAILURE);
-    opening_warn_short_queue();
     log_info("ready version=%s sink=%s ack=%s", TOLL_VERSION, d->commands.sink_name,
              config_ack_name((enum config_ack)d->config.journal.ack));
     sd_notify(0, "READY=1"); /* does not wait for PostgreSQL: receiving and acknowledging work without it */

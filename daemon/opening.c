@@ -24,17 +24,18 @@ void opening_raise_descriptor_limit(void)
     }
 }
 
-void opening_warn_short_queue(void)
+unsigned opening_queue_length(void)
 {
     FILE *file = fopen("/proc/sys/net/unix/max_dgram_qlen", "re");
-    int length = 0;
+    unsigned length = 0;
 
-    if (file && fscanf(file, "%d", &length) == 1 && length < 64)
+    if (file && fscanf(file, "%u", &length) == 1 && length < 64)
         log_info(
-            "net.unix.max_dgram_qlen is low: bursts wait in the workers' rings more often; 512 is a good value value=%d",
+            "net.unix.max_dgram_qlen is low: bursts wait in the workers' rings more often; 512 is a good value value=%u",
             length);
     if (file)
         fclose(file);
+    return length;
 }
 
 void opening_journal_options(struct journal_options *ret, const struct config *config, bool adopt)

@@ -19,7 +19,7 @@ int opening_journal(struct journal **ret, const struct config *config, bool adop
 /* The workers' socket: from the service manager, or bound here; then it is our own, to be removed at the end. 0 or -errno. */
 int opening_socket(int *ret_fd, bool *ret_own, const struct config *config) __attribute__((warn_unused_result));
 
-/* Says so where the kernel lets only few datagrams wait. */
-void opening_warn_short_queue(void);
+/* How many datagrams the kernel lets wait in a socket that is made now; 0: unknown. Says so where they are few. */
+unsigned opening_queue_length(void);
 
 #endif

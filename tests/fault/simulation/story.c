@@ -451,6 +451,7 @@ static void configure(struct host *host)
     journal->retention_us = (int64_t)ONE_OF(0, 2 * SECOND, 10 * SECOND, 24 * HOUR);
     intake->ack =
         (enum intake_ack)ONE_OF(INTAKE_ACK_SYNC, INTAKE_ACK_SYNC, INTAKE_ACK_SYNC, INTAKE_ACK_WRITE, INTAKE_ACK_COMMIT);
+    intake->queue = (unsigned)ONE_OF(10, 64, 512, 512);
     intake->streams.max = ONE_OF(8, 1000, 1000);
     intake->streams.max_per_uid = ONE_OF(6, 1000, 1000);
     intake->streams.pages_max = ONE_OF(8, 1000, 1000);
