@@ -87,9 +87,10 @@ START_TEST(full_socket_is_tried_by_records_where_nobody_ticks)
     tick_for(20);
     fake_daemon_drain(d, &highest);
     fake_advance_ms(TOLL_TICKS_US / 1000);
+    ck_assert_uint_eq(highest, sent);
     ck_assert_int_eq(fake_record(t, NULL), 0);
-    fake_daemon_drain(d, &highest);
-    ck_assert_uint_eq(highest, sent + 2);
+    ck_assert(
+        fake_daemon_read(d)); /* from the first that is not acknowledged on: of a long queue a record sends a part */
 }
 END_TEST
 
