@@ -170,7 +170,7 @@ BEGIN
         WHERE n.cost IS NOT NULL AND o.cost_currency <> n.cost_currency AND o.cost <> 0
     ), charges AS (
         SELECT n.event_id, n.charge - coalesce(n.old_charge, 0) AS charge,
-               toll.waived_more(n.old_waived, n.old_charge, n.charge) AS waived
+               toll.given_back(n.old_waived, n.charge) AS waived
         FROM new AS n WHERE n.charge IS NOT NULL
     ), changed AS (
         SELECT n.event_id, k.cost, k.cost_original, k.cost_currency, h.charge, h.waived, coalesce(k.is_new, true) AS is_new
@@ -196,7 +196,7 @@ END $$;
 REVOKE ALL ON FUNCTION toll.rerate_window(timestamptz, timestamptz) FROM PUBLIC;
 COMMENT ON FUNCTION toll.rerate_window(timestamptz, timestamptz) IS
     'Lines that make up the difference between what events rated so far, which occurred in this time, cost and are charged by today''s price book and what their lines'
-    ' say. What has no price any more stays as it is; what was wholly waived stays so, else no more is waived than is charged';
+    ' say. What has no price any more stays as it is; no more is waived than is charged (toll.given_back)';
 
 CREATE OR REPLACE FUNCTION toll.rerate_tariffs(from_at timestamptz, to_at timestamptz)
 RETURNS toll.rated_line[]
@@ -226,11 +226,11 @@ BEGIN
     SELECT array_agg(ROW(
         b.place, NULL, n.occurred_at, n.session_id, n.account_id, n.business_id, 'tariff', NULL, NULL, NULL, '{}', NULL, NULL, NULL,
         n.charge - coalesce(b.old_charge, 0),
-        toll.waived_more(b.old_waived, b.old_charge, n.charge),
+        toll.given_back(b.old_waived, n.charge),
         n.currency, NULL, n.charge_price_ids, 'adjustment', 'rated anew', n.closed_until, coalesce(b.plan_id, ''),
         -- A wallet of minutes was debited minutes: they stay the same, unless a trial waives another part of them.
         CASE WHEN b.charge_by = 'prepaid_minutes'
-             THEN toll.minutes_due(b.billed_minutes, n.charge, b.old_waived + toll.waived_more(b.old_waived, b.old_charge, n.charge))
+             THEN toll.minutes_due(b.billed_minutes, n.charge, b.old_waived + toll.given_back(b.old_waived, n.charge))
                   - toll.minutes_due(b.billed_minutes, b.old_charge, b.old_waived) END, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0,
         -(b.old_charge IS NULL)::integer)::toll.rated_line ORDER BY b.place)
     INTO lines
@@ -311,4 +311,4 @@ REVOKE ALL ON FUNCTION toll.rerate(timestamptz, timestamptz, boolean) FROM PUBLI
 COMMENT ON FUNCTION toll.rerate(timestamptz, timestamptz, boolean) IS
     'Rates usage that occurred from from_at up to to_at anew, by the price book as it is now: what each account, component, provider and model cost and were charged,'
     ' would be, and the difference. dry_run false: writes the differences as lines of kind adjustment and debits or gives back; running it again adds nothing.'
-    ' Overage beyond plans and used-up trials stay as they are; what gets its first price is waived as it would have been. Errors: from_at not before to_at; more than 1,000,000 lines would change';
+    ' Overage beyond plans stays as it is; a trial gets back what was waived of a charge that is lower now, and waives what is added as long as its allowance lasts. Errors: from_at not before to_at; more than 1,000,000 lines would change';

@@ -93,10 +93,10 @@ BEGIN
         UNION ALL
         -- A correction, or the first price.
         SELECT t.place + 4, t.session_id, t.new_ended_at, t.account_id, coalesce(t.business_id, ''), 'tariff', p.charge - coalesce(e.charge, 0),
-               toll.waived_more(e.waived, e.charge, p.charge), p.charge_price_ids,
+               toll.given_back(e.waived, p.charge), p.charge_price_ids,
                'tariff', CASE WHEN e.charge IS NOT NULL THEN 'duration corrected' END,
                CASE WHEN t.charge_by = 'prepaid_minutes'
-                    THEN toll.minutes_due(t.new_billed_minutes, p.charge, e.waived + toll.waived_more(e.waived, e.charge, p.charge))
+                    THEN toll.minutes_due(t.new_billed_minutes, p.charge, e.waived + toll.given_back(e.waived, p.charge))
                          - toll.minutes_due(t.billed_minutes, e.charge, e.waived) END, 0,
                t.new_billed_minutes - t.billed_minutes,
                (p.charge IS NULL)::integer - (t.billed_amount IS NULL)::integer,

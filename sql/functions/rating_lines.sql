@@ -87,19 +87,21 @@ DECLARE
     batch    bigint := nextval('toll.rated_batch_seq');
     booked   toll.rated_line[] := book_lines.lines;
     payers   text[];
-    planned  text[];
+    changed  text[];
+    locked   text[];
     reported text[];
     dear     text[];
     debits   toll.session_debit[];
 BEGIN
-    SELECT array_agg(p.account_id), array_agg(p.account_id) FILTER (WHERE p.planned), array_agg(p.account_id) FILTER (WHERE p.reported),
+    SELECT array_agg(p.account_id), array_agg(p.account_id) FILTER (WHERE p.planned OR p.returned), array_agg(p.account_id) FILTER (WHERE p.reported),
            array_agg(p.account_id) FILTER (WHERE p.charge >= 1e9 OR p.planned)
-    INTO payers, planned, reported, dear
-    FROM (SELECT l.account_id, sum(l.charge) AS charge, bool_or(l.reason = 'plan') AS planned,
+    INTO payers, changed, reported, dear
+    FROM (SELECT l.account_id, sum(l.charge) AS charge, bool_or(l.reason = 'plan') AS planned, bool_or(l.waived < 0) AS returned,
                  bool_or(l.component = 'meter' AND l.kind = 'usage' AND l.model IN ('api_call', 'voice_minute')) AS reported
           FROM unnest(booked) AS l WHERE l.account_id IS NOT NULL GROUP BY l.account_id) AS p;
-    IF toll.lock_schemes(payers, planned) THEN
-        booked := toll.waive_trials(toll.add_overage(booked));
+    locked := toll.lock_schemes(payers, changed);
+    IF cardinality(locked) > 0 THEN
+        booked := toll.waive_trials(toll.add_overage(booked), locked);
     END IF;
     IF dear IS NOT NULL OR EXISTS (SELECT FROM public.customer_balance AS b WHERE b.user_id = ANY (payers) AND b.balance < -9e10) THEN
         booked := toll.spare_wallets(booked);

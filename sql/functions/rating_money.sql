@@ -57,14 +57,16 @@ REVOKE ALL ON FUNCTION toll.billed_seconds(numeric, integer, integer) FROM PUBLI
 COMMENT ON FUNCTION toll.billed_seconds(numeric, integer, integer) IS
     'Seconds that so many minutes of telephony count for: whole increments (0: exact), at least the minimum; 0 if they are 0. NULL where one is NULL';
 
-CREATE OR REPLACE FUNCTION toll.waived_more(waived numeric, charge numeric, corrected numeric)
+-- As it was when what a correction adds to a wholly waived charge was waived whatever the trial had left.
+DROP FUNCTION IF EXISTS toll.waived_more(numeric, numeric, numeric);
+CREATE OR REPLACE FUNCTION toll.given_back(waived numeric, corrected numeric)
 RETURNS numeric
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN waived = charge AND charge > 0 THEN corrected ELSE greatest(least(waived, corrected), 0) END - waived;
-REVOKE ALL ON FUNCTION toll.waived_more(numeric, numeric, numeric) FROM PUBLIC;
-COMMENT ON FUNCTION toll.waived_more(numeric, numeric, numeric) IS
-    'How much more of a charge is waived (negative: less) once it is corrected: what was wholly waived stays so, else no more is waived than is charged, and'
-    ' never less than nothing. charge NULL: nothing was charged so far';
+RETURN greatest(least(waived, corrected), 0) - waived;
+REVOKE ALL ON FUNCTION toll.given_back(numeric, numeric) FROM PUBLIC;
+COMMENT ON FUNCTION toll.given_back(numeric, numeric) IS
+    'What a line adds to the waived part of a charge that it corrects to this: 0, or below 0 what the trial gets back, because no more is waived than is charged.'
+    ' What the correction adds to the charge is waived by toll.waive_trials. corrected NULL (no price any more): 0';
 
 CREATE OR REPLACE FUNCTION toll.minutes_due(minutes numeric, charge numeric, waived numeric)
 RETURNS numeric

@@ -2,25 +2,28 @@
 -- (rated_line.place: events by their number, each followed by its overage, then sessions by theirs), so these accounts stay locked until the transaction
 -- ends.
 
--- As it was when it looked for plans itself.
+-- As they were when it looked for plans itself, and when trials got nothing back.
 DROP FUNCTION IF EXISTS toll.lock_schemes(text[]);
-CREATE OR REPLACE FUNCTION toll.lock_schemes(payers text[], planned text[])
-RETURNS boolean
+DROP FUNCTION IF EXISTS toll.lock_schemes(text[], text[]);
+DROP FUNCTION IF EXISTS toll.waive_trials(toll.rated_line[]);
+CREATE OR REPLACE FUNCTION toll.lock_schemes(payers text[], changed text[])
+RETURNS text[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 AS $$
 BEGIN
-    PERFORM FROM public.accounts AS a
-    WHERE a.account_id = ANY (lock_schemes.payers)
-      AND (a.account_id = ANY (lock_schemes.planned)
-           OR (a.trial_ends_at IS NOT NULL AND (a.trial_allowance IS NULL OR a.trial_used < a.trial_allowance)))
-    ORDER BY a.account_id FOR NO KEY UPDATE;
-    RETURN FOUND;
+    RETURN ARRAY(
+        SELECT a.account_id FROM public.accounts AS a
+        WHERE a.account_id = ANY (lock_schemes.payers)
+          AND (a.account_id = ANY (lock_schemes.changed)
+               OR (a.trial_ends_at IS NOT NULL AND (a.trial_allowance IS NULL OR a.trial_used < a.trial_allowance)))
+        ORDER BY a.account_id FOR NO KEY UPDATE);
 END $$;
 REVOKE ALL ON FUNCTION toll.lock_schemes(text[], text[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.lock_schemes(text[], text[]) IS
-    'Locks those of these accounts whose lines a plan (planned) or a trial may change, until the transaction ends; false: there are none';
+    'Locks those of these accounts whose lines a plan or a trial may change, until the transaction ends, and returns them: those with a trial''s allowance left,'
+    ' and `changed`: those with lines of a plan, or with lines that give a trial something back';
 
 CREATE OR REPLACE FUNCTION toll.add_overage(lines toll.rated_line[])
 RETURNS toll.rated_line[]
@@ -84,7 +87,7 @@ BEGIN
     SELECT array_agg(ROW(
         b.place + 1, b.event_id, b.occurred_at, b.session_id, b.account_id, b.business_id, 'meter', NULL, b.meter, NULL,
         jsonb_build_object('quantity', b.quantity, 'overage', b.overage), NULL, NULL, NULL, b.charge,
-        CASE WHEN NOT b.corrected OR e.waived IS NULL OR b.charge IS NULL THEN 0 ELSE toll.waived_more(e.waived, e.charge, e.charge + b.charge) END,
+        CASE WHEN NOT b.corrected OR e.waived IS NULL OR b.charge IS NULL THEN 0 ELSE toll.given_back(e.waived, e.charge + b.charge) END,
         b.currency, NULL, NULL, 'overage', CASE WHEN b.corrected THEN 'duration corrected' END, b.closed_until, b.scope_plan, NULL, NULL,
         CASE WHEN b.charge IS NULL THEN toll.unheld('overage') END,
         0, 0, 0, 0, 0, 0, 0, 0, 0, (b.charge IS NULL)::integer)::toll.rated_line ORDER BY b.place)
@@ -100,7 +103,7 @@ COMMENT ON FUNCTION toll.add_overage(toll.rated_line[]) IS
     'These lines, and a line of kind overage for what of each event, or of a session''s end, goes beyond the plan''s included quantity in the calendar month of the'
     ' account''s time zone; counts it (toll.plan_usage) and raises quota alerts. The accounts are locked (toll.lock_schemes)';
 
-CREATE OR REPLACE FUNCTION toll.waive_trials(lines toll.rated_line[])
+CREATE OR REPLACE FUNCTION toll.waive_trials(lines toll.rated_line[], locked text[])
 RETURNS toll.rated_line[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -111,26 +114,40 @@ DECLARE
 BEGIN
     WITH l AS MATERIALIZED (
         SELECT u.* FROM unnest(waive_trials.lines) WITH ORDINALITY AS u
+    ), returned AS MATERIALIZED (
+        -- By corrections, before any line here takes of it. Of an earlier trial there may be more than this one used.
+        SELECT l.account_id, sum(l.waived) AS waived FROM l WHERE l.waived < 0 AND l.account_id IS NOT NULL GROUP BY l.account_id
+    ), trials AS MATERIALIZED (
+        SELECT a.account_id, a.trial_ends_at, a.trial_used, greatest(a.trial_used + coalesce(r.waived, 0), 0) AS used, a.trial_allowance
+        FROM public.accounts AS a
+        LEFT JOIN returned AS r ON r.account_id = a.account_id
+        WHERE a.account_id = ANY (waive_trials.locked) -- no other one has an allowance left, whoever gives it back now
     ), covered AS MATERIALIZED (
-        -- What was corrected has its waived part already; a first price (unrated_charge below 0) has not.
-        SELECT l.ordinality, l.account_id, greatest(least(l.charge, a.trial_allowance - a.trial_used - sum(l.charge) OVER w + l.charge), 0) AS waived
+        -- Whole charges, and what corrections add to others.
+        SELECT l.ordinality, l.account_id, greatest(least(l.charge, t.trial_allowance - t.used - sum(l.charge) OVER w + l.charge), 0) AS waived
         FROM l
-        JOIN public.accounts AS a ON a.account_id = l.account_id AND l.occurred_at < a.trial_ends_at
-        WHERE l.charge > 0 AND (l.kind = 'usage' OR l.reason IS NULL OR l.unrated_charge < 0)
+        JOIN trials AS t ON t.account_id = l.account_id AND l.occurred_at < t.trial_ends_at
+        WHERE l.charge > 0
         WINDOW w AS (PARTITION BY l.account_id ORDER BY l.place ROWS UNBOUNDED PRECEDING)
     ), used AS (
-        UPDATE public.accounts AS a SET trial_used = a.trial_used + t.waived
-        FROM (SELECT c.account_id, sum(c.waived) AS waived FROM covered AS c GROUP BY c.account_id HAVING sum(c.waived) > 0) AS t
-        WHERE a.account_id = t.account_id
+        UPDATE public.accounts AS a SET trial_used = n.used
+        FROM (SELECT t.account_id, t.trial_used, t.used + coalesce(sum(c.waived), 0) AS used
+              FROM trials AS t LEFT JOIN covered AS c ON c.account_id = t.account_id
+              GROUP BY t.account_id, t.trial_used, t.used) AS n
+        WHERE a.account_id = n.account_id AND n.used <> n.trial_used
     )
     SELECT array_agg(ROW(
         l.place, l.event_id, l.occurred_at, l.session_id, l.account_id, l.business_id, l.component, l.provider, l.model, l.variant, l.quantities,
-        l.cost_original, l.cost_currency, l.cost, l.charge, coalesce(c.waived, l.waived), l.currency, l.cost_price_ids, l.charge_price_ids, l.kind,
+        l.cost_original, l.cost_currency, l.cost, l.charge, l.waived + coalesce(c.waived, 0), l.currency, l.cost_price_ids, l.charge_price_ids, l.kind,
         l.reason, l.closed_until, l.scope_plan,
-        -- All minutes of the call: those that it was debited while the tariff had no price are given back.
+        -- Of all minutes of the call: those that it was debited before are given back, in part, too.
         CASE WHEN c.waived > 0 AND l.minutes IS NOT NULL
-             THEN (SELECT l.minutes - s.billed_minutes + toll.minutes_due(s.billed_minutes, l.charge, c.waived)
-                   FROM toll.rated_sessions AS s WHERE s.session_id = l.session_id)
+             THEN (SELECT l.minutes - toll.minutes_due(s.billed_minutes, e.charge + l.charge, e.waived + l.waived)
+                          + toll.minutes_due(s.billed_minutes, e.charge + l.charge, e.waived + l.waived + c.waived)
+                   FROM toll.rated_sessions AS s
+                   CROSS JOIN LATERAL (SELECT coalesce(sum(b.charge), 0) AS charge, coalesce(sum(b.waived), 0) AS waived
+                                       FROM public.billing_charges AS b WHERE b.session_id = s.session_id AND b.component = 'tariff' OFFSET 0) AS e
+                   WHERE s.session_id = l.session_id)
              ELSE l.minutes END,
         l.cost_missing, l.charge_missing, l.events, l.sessions,
         l.input_tokens, l.cached_input_tokens, l.output_tokens, l.characters, l.audio_us, l.quantity, l.unrated_cost, l.unrated_charge)::toll.rated_line
@@ -139,10 +156,12 @@ BEGIN
     FROM l LEFT JOIN covered AS c ON c.ordinality = l.ordinality;
     RETURN coalesce(result, '{}');
 END $$;
-REVOKE ALL ON FUNCTION toll.waive_trials(toll.rated_line[]) FROM PUBLIC;
-COMMENT ON FUNCTION toll.waive_trials(toll.rated_line[]) IS
+REVOKE ALL ON FUNCTION toll.waive_trials(toll.rated_line[], text[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.waive_trials(toll.rated_line[], text[]) IS
     'These lines with what trials waive of them, in their order, as long as the allowance lasts; the line that exhausts it is split, and so are the minutes that a wallet is debited for it. Usage before the trial''s end'
-    ' only. The accounts are locked (toll.lock_schemes)';
+    ' only. What a correction adds is waived like a charge of its own. What it takes back of a waived part is allowance again, for these and later lines;'
+    ' what was charged before stays charged. So accounts.trial_used is the sum of what is waived, as long as'
+    ' toll.start_trial began no other trial. locked: what toll.lock_schemes returned; no others'' lines are changed';
 
 -- Else one absurd price, or one account that owes more than a wallet can say, would end the transaction, and rating with it.
 CREATE OR REPLACE FUNCTION toll.spare_wallets(lines toll.rated_line[])
@@ -175,6 +194,9 @@ BEGIN
             END IF;
             line.charge_missing := CASE line.kind WHEN 'overage' THEN 'overage' ELSE line.component END
                 || ': with it the wallet would owe 100000000000 or more: is the price right, and the quantity?';
+            IF line.waived > 0 THEN
+                UPDATE public.accounts AS a SET trial_used = a.trial_used - line.waived WHERE a.account_id = line.account_id;
+            END IF;
             line.charge := NULL;
             line.waived := 0;
             line.charge_price_ids := NULL;

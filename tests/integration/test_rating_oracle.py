@@ -139,16 +139,32 @@ def check_trials(database: Database, expected: Expected) -> dict[str, Fraction]:
         if amount and on_trial(account, session.ended_at):
             eligible[account.account_id] += amount
     waived = {}
+    allowances = {account.account_id: account.trial_allowance for account in expected.world.accounts}
     for account in expected.world.accounts:
         total = eligible[account.account_id]
         waived[account.account_id] = total if account.trial_allowance is None else min(total, account.trial_allowance)
-    found = dict(database.query("SELECT account_id, sum(waived) FROM billing_charges WHERE account_id IS NOT NULL GROUP BY 1"))
-    same({account: Fraction(found.get(account, 0)) for account in waived}, waived)
+    found: dict[str, Fraction] = {account: Fraction(0) for account in waived}
+    returned: dict[str, Fraction] = defaultdict(Fraction)
+    # What a batch's corrections give back is allowance again, for its other lines and later ones, not for those before: so what is waived in all can be less.
+    for account_id, back, charge, more in database.query(
+            "SELECT c.account_id, -coalesce(sum(c.waived) FILTER (WHERE c.waived < 0), 0),"
+            " coalesce(sum(c.charge) FILTER (WHERE c.charge > 0 AND c.occurred_at < a.trial_ends_at), 0), coalesce(sum(c.waived) FILTER (WHERE c.waived > 0), 0)"
+            " FROM billing_charges AS c JOIN accounts AS a USING (account_id) GROUP BY c.account_id, c.batch ORDER BY c.batch"):
+        allowance = allowances[account_id]
+        found[account_id] -= Fraction(back)
+        returned[account_id] += Fraction(back)
+        left = Fraction(charge) if allowance is None else min(Fraction(charge), allowance - found[account_id])
+        assert left == Fraction(more), (account_id, charge, allowance, found[account_id], more)
+        found[account_id] += Fraction(more)
+    same({account: Fraction(used) for account, used in database.query("SELECT account_id, trial_used FROM accounts")}, found)
+    for account_id, total in found.items():
+        assert waived[account_id] - returned[account_id] <= total <= waived[account_id], account_id
+        assert total == waived[account_id] or returned[account_id] and allowances[account_id], account_id
     # A correction takes back, so a session's lines count together.
     over = database.query("SELECT min(line_id) FROM billing_charges GROUP BY kind, coalesce(event_id::text, session_id::text)"
                           " HAVING sum(waived) <> 0 AND (sum(waived) < 0 OR sum(waived) > sum(charge))")
     assert over == []
-    return waived
+    return found
 
 
 def check_overage(database: Database, expected: Expected) -> dict[str, Fraction]:

@@ -178,19 +178,23 @@ def test_price_in_another_currency_takes_back_the_first(book: Book) -> None:
     book.check_rollup()
 
 
-def test_waived_lines_stay_waived(book: Book) -> None:
+def test_corrected_prices_are_waived_within_the_allowance(book: Book) -> None:
     book.account("a", trial_ends_at=NOON + hours(1), trial_allowance=D("14"))
     number = book.price("llm", "input", "1", unit=1, side="charge")
     s = book.session(account_id="a")
     whole, split, unwaived = book.batch(*((s, "llm", {"input_tokens": 10, "output_tokens": 0}) for _ in range(3)))
     book.rate()
-    for price, expected in (("3", [(30, 30), (30, 4), (30, 0)]), ("0.3", [(3, 3), (3, 3), (3, 0)])):
+    for price, expected, used in (("3", [(30, 10), (30, 4), (30, 0)], 14), ("0.3", [(3, 3), (3, 3), (3, 0)], 6)):
         book.db.execute("SELECT withdraw_price(%s, 'wrong')", number)
         number = book.price("llm", "input", price, unit=1, side="charge")
         rerate(book)
         assert [summed(book, event)[1:] for event in (whole, split, unwaived)] == expected
         assert rerate(book) == []
-    assert book.db.value("SELECT trial_used FROM accounts") == 14
+        assert book.db.value("SELECT trial_used FROM accounts") == used
+    # What was given back is for what is rated from now on.
+    later = book.llm(s, input_tokens=30, output_tokens=0)
+    book.rate()
+    assert summed(book, later)[1:] == (9, 8)
 
 
 def test_tariff_is_rated_anew(book: Book) -> None:

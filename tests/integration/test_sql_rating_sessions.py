@@ -270,7 +270,7 @@ def test_trial_ends_at_its_time_and_may_be_unlimited(book: Book) -> None:
     assert [(x["charge"], x["waived"]) for x in book.lines()] == [(4, 4), (4, 0)]
 
 
-def test_trial_covers_the_tariff_and_stays_whole_when_it_is_corrected(book: Book) -> None:
+def test_trial_covers_the_tariff_and_gets_back_what_a_correction_takes(book: Book) -> None:
     book.price("tariff", "minutes", "5", unit=1, side="charge")
     book.account("a", charge_by="minutes", trial_ends_at=NOON + timedelta(days=1), trial_allowance=D("20"))
     whole, split = book.session(user_id="a"), book.session(user_id="a")
@@ -278,12 +278,35 @@ def test_trial_covers_the_tariff_and_stays_whole_when_it_is_corrected(book: Book
         book.batch((s, "tts", {"char_count": 1}))
         book.change(s, ended=NOON + seconds(end))
         book.rate()
-    for s, end in ((whole, 120), (split, 60)):
+    for s, end in ((split, 60), (whole, 120)):
         book.change(s, ended=NOON + seconds(end))
         book.rate()
     assert [(x["charge"], x["waived"]) for x in book.lines("session_id = %s AND kind = 'tariff'", whole)] == [(5, 5), (5, 5)]
     assert [(x["charge"], x["waived"]) for x in book.lines("session_id = %s AND kind = 'tariff'", split)] == [(25, 15), (-20, -10)]
-    assert book.db.value("SELECT trial_used FROM accounts") == 20
+    assert book.db.value("SELECT trial_used FROM accounts") == 15
+
+
+def test_trial_waives_again_what_it_got_back(book: Book) -> None:
+    book.price("tariff", "minutes", "5", unit=1, side="charge")
+    book.account("a", charge_by="minutes", trial_ends_at=NOON + timedelta(days=1), trial_allowance=D("20"))
+    book.wallet("a", 10_000)
+    corrected, before, after = (book.session(user_id="a") for _ in range(3))
+    for s, end, due, used in ((corrected, 240, 0, 20), (before, 60, 5, 20),  # 20 of 20, 0 of 5 are waived
+                              (corrected, 120, 5, 10),  # 10 of 10: 10 are left; what was charged before stays charged
+                              (after, 180, 10, 20),  # 10 of 15
+                              (corrected, 300, 25, 20),  # 10 of 25: nothing is left for the rest
+                              (corrected, 60, 10, 15), (after, 240, 10, 20), (before, 120, 15, 20)):  # 5 of 5, 15 of 20, 0 of 10
+        book.batch((s, "tts", {"char_count": 1}))
+        book.change(s, ended=NOON + seconds(end))
+        book.rate()
+        assert (book.balance("a"), book.db.value("SELECT trial_used FROM accounts")) == (100 - due, used), (end, due)
+        assert book.db.value("SELECT sum(waived) FROM billing_charges") == used
+    book.check_rollup()
+    # What an earlier trial waived is nothing that this one could get back.
+    book.db.query("SELECT start_trial('a', %s, 20)", NOON + timedelta(days=1))
+    book.change(after, ended=NOON + seconds(60))
+    book.rate()
+    assert book.db.value("SELECT trial_used FROM accounts") == 0
 
 
 def test_trial_waives_minutes_of_a_wallet_alike(book: Book) -> None:
@@ -296,10 +319,11 @@ def test_trial_waives_minutes_of_a_wallet_alike(book: Book) -> None:
         book.change(s, ended=NOON + seconds(end))
         book.rate()
         assert book.balance("p", "minutes") == left
-    for s, end, left in ((whole, 120, 96), (split, 60, 98), (split, 420, 98), (after, 60, 99)):  # 10 of 10, 5 of 5, 35 of 35, 0 of 5
+    for s, end, left in ((whole, 120, 95), (split, 60, 97), (split, 420, 93), (after, 60, 94)):  # 5 of 10, 5 of 5, 15 of 35, 0 of 5
         book.change(s, ended=NOON + seconds(end))
         book.rate()
         assert book.balance("p", "minutes") == left, (end, left)
+    assert book.db.query("SELECT sum(waived), (SELECT trial_used FROM accounts) FROM billing_charges") == [(20, 20)]
 
 
 @pytest.mark.parametrize("how", ["SELECT toll.rate_unrated()", "SELECT count(*) FROM toll.rerate('2020-01-01', '2100-01-01', false)"])

@@ -127,7 +127,7 @@ def test_prepaid_minutes_are_waived_as_minutes(book: Book) -> None:
     end(book, split, NOON + timedelta(seconds=360))
     assert lines(book, "p") == [(1, 1, 0, "minutes", None), (5, 4, 1, "minutes", None), (1, 0, 1, "minutes", "duration corrected")]
     end(book, whole, NOON + timedelta(seconds=120))
-    assert lines(book, "p")[-1] == (1, 1, 0, "minutes", "duration corrected")
+    assert lines(book, "p")[-1] == (1, 0, 1, "minutes", "duration corrected")  # the allowance is used up
     check_due(book, "p")
     book.db.execute("SELECT end_price(%s, %s)", number, NOON + timedelta(seconds=500))
     late = call(book, "p", 600)
