@@ -17,7 +17,8 @@ BEGIN
                CASE WHEN i.resolved THEN '' ELSE coalesce(r.account_id, '') END AS old_account_id,
                coalesce(CASE WHEN i.resolved THEN i.old_business_id ELSE r.business_id END, '') AS old_business_id,
                trunc(extract(epoch FROM b.ended_at - b.started_at) * 1000)::bigint AS new_duration_ms,
-               coalesce(r.currency, (SELECT s.default_currency FROM toll.rating_settings AS s)) AS line_currency, a.closed_until
+               coalesce(r.currency, (SELECT s.default_currency FROM toll.rating_settings AS s)) AS line_currency, a.closed_until,
+               (r.ended_at < a.trial_ends_at) <> (b.ended_at < a.trial_ends_at) AS over_trial
         FROM (SELECT u.session_id, 4611686018427387904 + row_number() OVER (ORDER BY u.session_id) * 8 AS place,
                      v.session_id IS NOT NULL AS voiced, n.session_id IS NOT NULL AS resolved, n.business_id AS old_business_id
               FROM (SELECT DISTINCT x.session_id FROM unnest(bill_sessions.ids) AS x (session_id)) AS u
@@ -26,7 +27,7 @@ BEGIN
                      ON n.session_id = u.session_id) AS i
         CROSS JOIN LATERAL (SELECT r.* FROM toll.rated_sessions AS r WHERE r.session_id = i.session_id OFFSET 0) AS r
         CROSS JOIN LATERAL (SELECT b.started_at, b.ended_at FROM public.billing_sessions AS b WHERE b.session_id = i.session_id OFFSET 0) AS b
-        LEFT JOIN LATERAL (SELECT c.closed_until FROM public.accounts AS c WHERE c.account_id = r.account_id OFFSET 0) AS a ON true
+        LEFT JOIN LATERAL (SELECT c.closed_until, c.trial_ends_at FROM public.accounts AS c WHERE c.account_id = r.account_id OFFSET 0) AS a ON true
     ), timed AS MATERIALIZED (
         SELECT k.*,
                CASE WHEN k.new_voice THEN toll.divide_half_even(k.new_duration_ms, 60000, 9) END AS new_voice_minutes,
@@ -91,7 +92,20 @@ BEGIN
         FROM timed AS t JOIN tariffs AS p ON p.session_id = t.session_id
         WHERE t.billed_minutes IS NULL
         UNION ALL
-        -- A correction, or the first price.
+        -- An end that moves over that of the trial: a charge taken back, and another one, for a trial covers a charge or does not.
+        SELECT t.place + 4, t.session_id, t.ended_at, t.account_id, coalesce(t.business_id, ''), 'tariff', -e.charge, -e.waived, NULL,
+               'tariff', 'duration corrected', CASE WHEN t.charge_by = 'prepaid_minutes' THEN -toll.minutes_due(t.billed_minutes, e.charge, e.waived) END,
+               -1, -t.billed_minutes, -(t.billed_amount IS NULL)::integer, jsonb_build_object('minutes', -t.billed_minutes)
+        FROM timed AS t JOIN tariffs AS p ON p.session_id = t.session_id JOIN earlier AS e ON e.session_id = t.session_id
+        WHERE t.over_trial AND p.charge IS NOT NULL AND e.charge IS NOT NULL
+        UNION ALL
+        SELECT t.place + 6, t.session_id, t.new_ended_at, t.account_id, coalesce(t.business_id, ''), 'tariff', p.charge, 0, p.charge_price_ids,
+               'tariff', 'duration corrected', CASE WHEN t.charge_by = 'prepaid_minutes' THEN t.new_billed_minutes END,
+               1, t.new_billed_minutes, 0, jsonb_build_object('minutes', t.new_billed_minutes)
+        FROM timed AS t JOIN tariffs AS p ON p.session_id = t.session_id JOIN earlier AS e ON e.session_id = t.session_id
+        WHERE t.over_trial AND p.charge IS NOT NULL AND e.charge IS NOT NULL
+        UNION ALL
+        -- Another correction, or the first price.
         SELECT t.place + 4, t.session_id, t.new_ended_at, t.account_id, coalesce(t.business_id, ''), 'tariff', p.charge - coalesce(e.charge, 0),
                toll.given_back(e.waived, p.charge), p.charge_price_ids,
                'tariff', CASE WHEN e.charge IS NOT NULL THEN 'duration corrected' END,
@@ -102,7 +116,7 @@ BEGIN
                (p.charge IS NULL)::integer - (t.billed_amount IS NULL)::integer,
                jsonb_build_object('minutes', t.new_billed_minutes - t.billed_minutes)
         FROM timed AS t JOIN tariffs AS p ON p.session_id = t.session_id LEFT JOIN earlier AS e ON e.session_id = t.session_id
-        WHERE t.billed_minutes IS NOT NULL
+        WHERE t.billed_minutes IS NOT NULL AND (t.over_trial AND p.charge IS NOT NULL AND e.charge IS NOT NULL) IS NOT TRUE
           AND (t.billed_minutes <> t.new_billed_minutes OR p.charge <> coalesce(e.charge, 0)
                OR (p.charge IS NULL) <> (t.billed_amount IS NULL))
     )

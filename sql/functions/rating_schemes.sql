@@ -145,8 +145,12 @@ BEGIN
              THEN (SELECT l.minutes - toll.minutes_due(s.billed_minutes, e.charge + l.charge, e.waived + l.waived)
                           + toll.minutes_due(s.billed_minutes, e.charge + l.charge, e.waived + l.waived + c.waived)
                    FROM toll.rated_sessions AS s
-                   CROSS JOIN LATERAL (SELECT coalesce(sum(b.charge), 0) AS charge, coalesce(sum(b.waived), 0) AS waived
-                                       FROM public.billing_charges AS b WHERE b.session_id = s.session_id AND b.component = 'tariff' OFFSET 0) AS e
+                   CROSS JOIN LATERAL (SELECT coalesce(sum(k.charge), 0) AS charge, coalesce(sum(k.waived), 0) AS waived
+                                       FROM (SELECT b.charge, b.waived FROM public.billing_charges AS b
+                                             WHERE b.session_id = s.session_id AND b.component = 'tariff'
+                                             UNION ALL
+                                             SELECT o.charge, o.waived FROM l AS o
+                                             WHERE o.session_id = s.session_id AND o.component = 'tariff' AND o.place < l.place) AS k OFFSET 0) AS e
                    WHERE s.session_id = l.session_id)
              ELSE l.minutes END,
         l.cost_missing, l.charge_missing, l.events, l.sessions,

@@ -309,6 +309,27 @@ def test_trial_waives_again_what_it_got_back(book: Book) -> None:
     assert book.db.value("SELECT trial_used FROM accounts") == 0
 
 
+@pytest.mark.parametrize("scheme", ["minutes", "prepaid_minutes"])
+def test_trial_does_not_cover_a_call_whose_corrected_end_is_after_it(book: Book, scheme: str) -> None:
+    book.price("tariff", "minutes", "5", unit=1, side="charge")
+    book.account("a", charge_by=scheme, trial_ends_at=NOON + seconds(120), trial_allowance=D("20"))
+    if scheme == "minutes":
+        book.wallet("a", 100_000)
+    else:
+        book.wallet("a", 1000, "minutes")
+    first, second = book.session(user_id="a"), book.session(user_id="a")
+    # 120 s are not before 120 s.
+    for s, end, due, used in ((first, 60, 0, 5), (second, 119, 0, 15), (first, 120, 10, 10), (second, 180, 25, 0), (second, 121, 25, 0), (first, 61, 15, 10),
+                              (second, 60, 0, 15)):
+        book.batch((s, "tts", {"char_count": 1}))
+        book.change(s, ended=NOON + seconds(end))
+        book.rate()
+        assert book.db.query("SELECT trial_used, (SELECT sum(waived) FROM billing_charges) FROM accounts") == [(used, used)]
+        assert (book.balance("a") if scheme == "minutes" else book.balance("a", "minutes") * 5) == (1000 if scheme == "minutes" else 5000) - due, (end, due)
+    assert book.db.query("SELECT sum(sessions), sum(quantity) FROM toll.usage_rollup WHERE component = 'tariff'") == [(2, 3)]
+    book.check_rollup()
+
+
 def test_trial_waives_minutes_of_a_wallet_alike(book: Book) -> None:
     book.price("tariff", "minutes", "5", unit=1, side="charge")
     book.account("p", charge_by="prepaid_minutes", trial_ends_at=NOON + timedelta(days=1), trial_allowance=D("20"))
