@@ -22,7 +22,7 @@ enum intake_ack {                    /* what a frame must have reached to be ack
 
 struct intake_options {
     enum intake_ack ack;
-    unsigned queue; /* datagrams that the socket holds, as far as known: where that is many, it is read in groups */
+    unsigned queue; /* datagrams that the socket holds; where that is many it is read in groups. 0: it is not */
     struct streams_options streams;
     /* On the loop's thread: the durable LSN has moved. */
     void (*durable)(void *context);
