@@ -6,22 +6,23 @@ static const char LOCK_TABLES[] =
     "LOCK TABLE public.billing_sessions, public.billing_events, public.session_transcripts, toll.open_sessions, toll.journals, "
     "toll.streams, toll.batches, toll.quarantine, toll.gaps IN ROW EXCLUSIVE MODE";
 
-#define COPIED_TO                                                                                                      \
-    "relid IN (SELECT relid FROM pg_partition_tree('public.billing_events') UNION ALL "                                \
-    "SELECT relid FROM pg_partition_tree('public.session_transcripts'))"
 #define WRITTEN                                                                                                        \
     "'{public.billing_sessions,toll.open_sessions,toll.journals,toll.streams,toll.batches,toll.quarantine,toll.gaps}'::regclass[]"
 
-/* Triggers, rules, foreign keys and deferrable constraints that are not ours. The foreign keys that claiming sessions makes up for are those of session_id. (This
- * way round the partitions are listed only where there is something in question, in this database at all.) */
+/* Triggers, rules, foreign keys and deferrable constraints that are not ours. The foreign keys that claiming sessions makes up for are those of session_id. (Partitions are listed
+ * only where one of any table has something of its own: listing them takes longer than all the rest.) */
 static const char FIND_OTHERS[] =
-    "SELECT coalesce(bool_or(" COPIED_TO "), false), count(*) > 0 FROM ("
+    "SELECT coalesce(bool_or(copied), false), count(*) > 0 FROM (SELECT relid = ANY (" WRITTEN ") AS written, "
+    "relid IN ('public.billing_events'::regclass, 'public.session_transcripts'::regclass) OR "
+    "(SELECT relispartition FROM pg_class WHERE oid = relid) AND "
+    "relid IN (SELECT relid FROM pg_partition_tree('public.billing_events') UNION ALL "
+    "SELECT relid FROM pg_partition_tree('public.session_transcripts')) AS copied FROM ("
     "SELECT tgrelid FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'R') "
     "UNION ALL SELECT conrelid FROM pg_constraint AS c WHERE contype IN ('p', 'u', 'x') AND condeferrable OR "
     "contype = 'f' AND conparentid = 0 AND NOT (confrelid = 'public.billing_sessions'::regclass AND conkey = ARRAY("
     "SELECT attnum FROM pg_attribute WHERE attrelid = c.conrelid AND attname = 'session_id')) "
     "UNION ALL SELECT oid FROM pg_class WHERE oid = ANY (" WRITTEN ") AND relhasrules"
-    ") AS others (relid) WHERE " COPIED_TO " OR relid = ANY (" WRITTEN ")";
+    ") AS others (relid) OFFSET 0) AS found WHERE written OR copied"; /* OFFSET 0: each is computed once */
 
 int pg_bypass_lock(struct pg *pg)
 {
