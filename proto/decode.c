@@ -322,7 +322,7 @@ static int decode(struct decoding *d)
     if (decoder->zone_used)
         msgpack_zone_clear(&decoder->zone);
     decoder->zone_used = false;
-    toll_frame_init(d->frame, type);
+    toll_frame_begin(d->frame, type);
     if ((r = take_pairs(d, reader)) < 0 || (r = keep_json(d)) < 0)
         return r;
     if (type == TOLL_FRAME_SESSION_END && !d->frame->finish_reason.ptr)

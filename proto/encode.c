@@ -55,22 +55,7 @@ TOLL_HOT void toll_frame_init(struct toll_frame *frame, enum toll_frame_type typ
 {
     *frame = (struct toll_frame){
         .type = type,
-        .time_us = TOLL_TIME_MISSING,
-        .gap_since_us = TOLL_TIME_MISSING,
-        .gap_until_us = TOLL_TIME_MISSING,
-        .input_tokens = TOLL_ABSENT,
-        .output_tokens = TOLL_ABSENT,
-        .char_count = TOLL_ABSENT,
-        .cached_input_tokens = TOLL_ABSENT,
-        .cache_write_tokens = TOLL_ABSENT,
-        .audio_input_tokens = TOLL_ABSENT,
-        .cached_audio_tokens = TOLL_ABSENT,
-        .audio_output_tokens = TOLL_ABSENT,
-        .reasoning_tokens = TOLL_ABSENT,
-        .audio_duration_us = TOLL_ABSENT,
-        .duration_us = TOLL_ABSENT,
-        .ttfb_us = TOLL_ABSENT,
-        .quantity_value = TOLL_ABSENT,
+        TOLL_FRAME_ABSENT,
     };
 }
 

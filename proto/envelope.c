@@ -63,7 +63,7 @@ int toll_envelope_decode(const void *data, size_t size, struct toll_frame *ret, 
         return -ENOENT;
     if (r < 0)
         return toll_refuse(reason, "stream: %s", toll_walk_strerror(r));
-    toll_frame_init(ret, TOLL_FRAME_STREAM);
+    toll_frame_begin(ret, TOLL_FRAME_STREAM);
     return take_pairs(reader, ret, reason);
 }
 
@@ -84,7 +84,7 @@ static bool take_usual(const uint8_t *data, size_t size, struct toll_frame *fram
     p++;
     if (!SKIP("type") || !SKIP("stream") || !SKIP("id"))
         return false;
-    toll_frame_init(frame, TOLL_FRAME_STREAM);
+    toll_frame_begin(frame, TOLL_FRAME_STREAM);
     if (!toll_usual_bin16(&p, end, frame->stream_id) || !SKIP("seq") ||
         !toll_usual_unsigned(&p, end, &frame->stream_seq) || !SKIP("base") ||
         !toll_usual_unsigned(&p, end, &frame->stream_base) || !SKIP("count") ||

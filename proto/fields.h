@@ -127,6 +127,15 @@ static const struct toll_field toll_fields[] = {
 #undef FIELD_HAS
 #undef HAS
 
+/* What a frame holds where nothing was said, for an initializer. */
+#define TOLL_FRAME_ABSENT                                                                                              \
+    .time_us = TOLL_TIME_MISSING, .gap_since_us = TOLL_TIME_MISSING, .gap_until_us = TOLL_TIME_MISSING,                \
+    .input_tokens = TOLL_ABSENT, .output_tokens = TOLL_ABSENT, .char_count = TOLL_ABSENT,                              \
+    .cached_input_tokens = TOLL_ABSENT, .cache_write_tokens = TOLL_ABSENT, .audio_input_tokens = TOLL_ABSENT,          \
+    .cached_audio_tokens = TOLL_ABSENT, .audio_output_tokens = TOLL_ABSENT, .reasoning_tokens = TOLL_ABSENT,           \
+    .audio_duration_us = TOLL_ABSENT, .duration_us = TOLL_ABSENT, .ttfb_us = TOLL_ABSENT,                              \
+    .quantity_value = TOLL_ABSENT
+
 enum { TOLL_FIELDS = sizeof(toll_fields) / sizeof(toll_fields[0]) };
 _Static_assert(TOLL_FIELDS <= 64, "sets of fields are 64-bit masks");
 

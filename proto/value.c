@@ -13,6 +13,8 @@
 #include "proto/usual.h"
 #include "proto/utf8.h"
 
+const struct toll_frame toll_frame_absent = {TOLL_FRAME_ABSENT};
+
 const char *toll_value_kind(const msgpack_object *value)
 {
     switch (value->type) {

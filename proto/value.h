@@ -13,6 +13,14 @@
 
 #include "proto/fields.h"
 
+/* toll_frame_init() by copying, which takes a third of the time. */
+extern const struct toll_frame toll_frame_absent;
+static inline void toll_frame_begin(struct toll_frame *frame, enum toll_frame_type type)
+{
+    *frame = toll_frame_absent;
+    frame->type = type;
+}
+
 /* Which row of the frame table came after which (0: the first; i + 1: row i) in the last frame of a type, where keys are found in their order
  * there or not. {0} is valid. */
 struct toll_order {
