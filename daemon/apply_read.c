@@ -326,7 +326,10 @@ static int add_datagram(struct apply *apply, const struct journal_record *record
     uint64_t session;
     int r = 0;
 
-    datagram_open(&parts, record->payload, record->size, record->flags & JOURNAL_TRUNCATED);
+    if (record->flags & JOURNAL_INDEXED)
+        datagram_open_indexed(&parts, record->payload, record->size, record->flags & JOURNAL_TRUNCATED);
+    else
+        datagram_open(&parts, record->payload, record->size, record->flags & JOURNAL_TRUNCATED);
     if (parts.sequenced) {
         stream = know_stream(apply, record, &parts.envelope);
         if (!stream || is_copy(apply, stream, &parts.envelope, &copy) < 0)

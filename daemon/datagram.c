@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 void datagram_open(struct datagram_parts *ret, const void *data, size_t size, bool truncated)
 {
@@ -19,6 +20,7 @@ void datagram_open(struct datagram_parts *ret, const void *data, size_t size, bo
     ret->truncated = truncated;
     ret->ended = false;
     ret->next = ret->end = 0;
+    ret->index_left = 0;
     ret->refused = NULL;
     r = toll_envelope_find(data, size, &ret->envelope, &envelope_size, ret->reason);
     if (r == -ENOENT)
@@ -32,6 +34,66 @@ void datagram_open(struct datagram_parts *ret, const void *data, size_t size, bo
     ret->sequenced = true;
     ret->next = ret->envelope.stream_seq;
     ret->end = ret->envelope.stream_seq + ret->envelope.stream_count;
+}
+
+static uint8_t *store16(uint8_t *at, size_t value)
+{
+    at[0] = (uint8_t)value;
+    at[1] = (uint8_t)(value >> 8);
+    return at + 2;
+}
+
+static size_t load16(const uint8_t *at)
+{
+    return at[0] | (size_t)at[1] << 8;
+}
+
+void datagram_index_add(struct datagram_index *index, const struct datagram_piece *piece)
+{
+    index->ended = index->ended || piece->broken || piece->size > UINT16_MAX || index->count == DATAGRAM_INDEX_FRAMES;
+    if (!index->ended)
+        store16(index->bytes + (size_t)2 * index->count++, piece->size);
+}
+
+size_t datagram_index_write(struct datagram_index *index, void *data, size_t size)
+{
+    size_t bytes = (size_t)2 * index->count;
+
+    store16(index->bytes + bytes, index->count);
+    memcpy((uint8_t *)data + size, index->bytes, bytes + 2);
+    return size + bytes + 2;
+}
+
+/* The journal's bytes are checked, and its own; should they not be an index all the same, what they say of sizes leads to pieces that are no frames. */
+void datagram_open_indexed(struct datagram_parts *ret, const void *data, size_t size, bool truncated)
+{
+    const uint8_t *end = (const uint8_t *)data + size;
+    size_t count = size < 2 ? 0 : load16(end - 2), bytes = 2 * count + 2;
+
+    if (bytes > size)
+        count = bytes = 0;
+    datagram_open(ret, data, size - bytes, truncated);
+    ret->index = end - bytes;
+    ret->index_left = (unsigned)count;
+}
+
+/* A frame whose size the index has. False: it has none that could be. */
+static bool indexed(struct datagram_parts *parts, size_t rest, size_t *ret_size)
+{
+    size_t size;
+
+    if (parts->index_left == 0)
+        return false;
+    size = load16(parts->index);
+    if (size == 0 || size > rest) {
+        parts->index_left = 0;
+        return false;
+    }
+    parts->index += 2;
+    parts->index_left--;
+    parts->pos += size;
+    *ret_size = size;
+    return true;
 }
 
 /* A piece for quarantine that uses up all numbers left. */
@@ -52,7 +114,7 @@ bool datagram_next(struct datagram_parts *parts, struct datagram_piece *ret)
 {
     const uint8_t *rest = parts->data + parts->pos;
     size_t rest_size = parts->size - parts->pos, frame_size;
-    const void *frame;
+    const void *frame = rest;
     int r;
 
     if (parts->refused) {
@@ -68,7 +130,9 @@ bool datagram_next(struct datagram_parts *parts, struct datagram_piece *ret)
                  parts->envelope.stream_count);
         return broken(parts, ret, rest, rest_size, parts->reason);
     }
-    r = toll_walk_next(parts->data, parts->size, &parts->pos, &frame, &frame_size);
+    r = indexed(parts, rest_size, &frame_size)
+            ? 1
+            : toll_walk_next(parts->data, parts->size, &parts->pos, &frame, &frame_size);
     if (r < 0) {
         snprintf(parts->reason, sizeof(parts->reason), "datagram: %s%s", toll_walk_strerror(r),
                  parts->truncated ? ": it was longer than 65536 bytes and lost its end" : "");

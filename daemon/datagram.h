@@ -28,6 +28,8 @@ struct datagram_parts {
     size_t size, pos;
     bool truncated, ended;
     uint64_t next, end;
+    const uint8_t *index; /* sizes of the next index_left frames; what comes after those is measured */
+    unsigned index_left;
     const void *refused;
     size_t refused_size;
     char reason[TOLL_REASON_MAX];
@@ -35,6 +37,30 @@ struct datagram_parts {
 
 /* Looks at the envelope. `truncated`: the kernel cut the datagram. data must live as long as *ret. */
 void datagram_open(struct datagram_parts *ret, const void *data, size_t size, bool truncated);
+
+/* An index: the sizes of a datagram's first frames, as far as these are well-formed, so that who reads it again, later, need not measure them. It
+ * stands behind the datagram in the journal: for each frame u16, then u16 how many there are, little-endian. */
+enum { DATAGRAM_INDEX_FRAMES = 255, DATAGRAM_INDEX_MAX = 2 * (DATAGRAM_INDEX_FRAMES + 1) /* bytes */ };
+
+struct datagram_index {
+    uint8_t bytes[DATAGRAM_INDEX_MAX];
+    unsigned count;
+    bool ended;
+};
+
+static inline void datagram_index_begin(struct datagram_index *index)
+{
+    index->count = 0;
+    index->ended = false;
+}
+
+/* Adds a datagram's pieces, one after the other. */
+void datagram_index_add(struct datagram_index *index, const struct datagram_piece *piece);
+/* Writes it behind the datagram's `size` bytes, where there is room for DATAGRAM_INDEX_MAX. Returns what both take together. */
+size_t datagram_index_write(struct datagram_index *index, void *data, size_t size);
+
+/* datagram_open() of one with an index behind it; size is of both. */
+void datagram_open_indexed(struct datagram_parts *ret, const void *data, size_t size, bool truncated);
 
 /* The next piece; false at the end. The envelope itself is no piece, unless it is invalid: then it is quarantined and the frames after it go
  * without numbers. Bytes beyond the frames that the envelope counts are one broken piece without a number; frames that it counts and

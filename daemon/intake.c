@@ -84,20 +84,22 @@ static int make_room(struct intake *intake, bool *ret_empty)
 {
     /* Many large ones would fall out of the caches before they are looked at. */
     unsigned most = intake->large ? 1 : intake->at_once;
+    const size_t longest = TOLL_DATAGRAM_MAX + DATAGRAM_INDEX_MAX;
     ssize_t size;
     int r;
 
     *ret_empty = false;
-    if (journal_room(intake->journal, TOLL_DATAGRAM_MAX, most, true) == 0)
+    if (journal_room(intake->journal, longest, most, true) == 0)
         return (int)most;
-    if (most > 1 && journal_room(intake->journal, TOLL_DATAGRAM_MAX, 1, true) == 0)
+    if (most > 1 && journal_room(intake->journal, longest, 1, true) == 0)
         return 1;
     size = listener_peek(intake->fd);
     if (size < 0) {
         *ret_empty = true;
         return -EAGAIN;
     }
-    r = journal_room(intake->journal, size < TOLL_DATAGRAM_MAX ? (size_t)size : TOLL_DATAGRAM_MAX, 1, false);
+    size += DATAGRAM_INDEX_MAX;
+    r = journal_room(intake->journal, (size_t)size < longest ? (size_t)size : longest, 1, false);
     return r < 0 ? r : 1;
 }
 

@@ -64,14 +64,30 @@ static void note_session(struct intake *intake, const struct stream *stream, con
         credit_note(intake->credit, id, stream_host(stream));
 }
 
+static int append(struct intake *intake, const struct datagram *datagram, struct datagram_index *index, int64_t now_us,
+                  uint64_t *ret_end_lsn)
+{
+    uint8_t flags = datagram->truncated ? JOURNAL_TRUNCATED : 0;
+    size_t size = datagram->size;
+
+    if (index->count > 0) {
+        flags |= JOURNAL_INDEXED;
+        size = datagram_index_write(index, datagram->data, size);
+    }
+    return journal_append(intake->journal, JOURNAL_DATAGRAM, flags, datagram->uid, datagram->pid, now_us,
+                          datagram->data, size, ret_end_lsn);
+}
+
 int intake_datagram(struct intake *intake, const struct datagram *datagram, int64_t now_us)
 {
     struct stream *stream = NULL;
     struct datagram_parts parts;
     struct datagram_piece piece;
+    struct datagram_index index;
     uint64_t frames = 0, end_lsn;
     int r;
 
+    datagram_index_begin(&index);
     datagram_open(&parts, datagram->data, datagram->size, datagram->truncated);
     if (parts.sequenced) {
         stream = find_stream(intake, datagram, &parts.envelope, now_us);
@@ -80,6 +96,7 @@ int intake_datagram(struct intake *intake, const struct datagram *datagram, int6
     }
     while (datagram_next(&parts, &piece)) {
         frames++;
+        datagram_index_add(&index, &piece);
         if (!credit_none(intake->credit))
             note_session(intake, stream, &piece);
     }
@@ -94,8 +111,7 @@ int intake_datagram(struct intake *intake, const struct datagram *datagram, int6
     if (r < 0)
         return -EAGAIN;
     if (frames > 0) { /* an envelope alone only attaches */
-        r = journal_append(intake->journal, JOURNAL_DATAGRAM, datagram->truncated ? JOURNAL_TRUNCATED : 0,
-                           datagram->uid, datagram->pid, now_us, datagram->data, datagram->size, &end_lsn);
+        r = append(intake, datagram, &index, now_us, &end_lsn);
         if (r < 0)
             return r;
         if (stream)

@@ -7,12 +7,14 @@
 
 #include "daemon/clock.h"
 #include "daemon/closer.h"
+#include "daemon/datagram.h"
 #include "daemon/door.h"
 #include "daemon/intake.h"
 #include "proto/frame.h"
 
 /* Not a power of two: datagrams that are small would take each other's places in the processor's caches. */
 enum { INBOX_STRIDE = TOLL_DATAGRAM_MAX + 9 * 64 };
+_Static_assert(INBOX_STRIDE >= TOLL_DATAGRAM_MAX + DATAGRAM_INDEX_MAX, "an index goes behind a datagram");
 
 struct intake {
     struct intake_options options;

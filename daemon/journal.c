@@ -137,7 +137,7 @@ static int record_place(struct journal *journal, size_t need, bool limits)
 {
     if (need > journal->options.segment_bytes - SEGMENT_HEADER)
         return -EMSGSIZE;
-    if (segment_capacity_end(journal->last) < journal->tip + need) {
+    if (!segment_takes(journal->last, journal->tip + need)) {
         if (journal->broken)
             return -EAGAIN; /* journal_rewrite() will find new places for all */
         int r = segment_next(journal, limits);
@@ -205,7 +205,7 @@ static bool has_room(struct journal *journal, size_t need, unsigned count)
 {
     size_t usual = chunk_bytes(journal);
 
-    if (need > usual || segment_capacity_end(journal->last) < journal->tip + need * count)
+    if (need > usual || !segment_takes(journal->last, journal->tip + need * count))
         return false;
     if (chunk_holds(journal, need * count))
         return true;

@@ -18,8 +18,11 @@ enum journal_kind {
     JOURNAL_MARK = 2,     /* no payload: carries the durable LSN for an idle log */
     JOURNAL_HOLE = 3,     /* payload: damaged bytes, set aside by journal_repair() */
 };
-/* Record flag: the datagram was longer than TOLL_DATAGRAM_MAX and lost its end (MSG_TRUNC). */
-enum { JOURNAL_TRUNCATED = 1 };
+/* Record flags. */
+enum {
+    JOURNAL_TRUNCATED = 1, /* the datagram was longer than TOLL_DATAGRAM_MAX and lost its end (MSG_TRUNC) */
+    JOURNAL_INDEXED = 2,   /* behind the datagram stands an index of its frames, see datagram.h */
+};
 
 enum { JOURNAL_RECORD_HEADER = 44 };        /* bytes before a record's payload */
 enum { JOURNAL_PAYLOAD_MAX = 1024 * 1024 }; /* no longer payload is appended, or believed when it is read */

@@ -7,7 +7,7 @@
  *          12: u32 size of the content
  *          16: u32 CRC-32C of name, bytes 0 to 15, content
  *          20: content
- * Little-endian. The version rule is that of the segments (journal_segment.c). */
+ * Little-endian. Whoever changes this raises FILE_VERSION, by the rule that segments have (journal_segment.c). */
 #include "daemon/journal_internal.h"
 
 #include <errno.h>
@@ -18,7 +18,7 @@
 
 #include "daemon/crc32c.h"
 
-enum { FILE_HEADER = 20, FILE_MAX = 64 * 1024 };
+enum { FILE_VERSION = 1, FILE_HEADER = 20, FILE_MAX = 64 * 1024 };
 static const char magic[8] = {'T', 'O', 'L', 'L', 'F', 'I', 'L', 'E'};
 
 static uint32_t file_crc(const char *name, const uint8_t *bytes, size_t size)
@@ -42,7 +42,7 @@ int journal_file_write(const struct journal_io *io, int dirfd, const char *name,
     if (!bytes)
         return -ENOMEM;
     memcpy(bytes, magic, sizeof magic);
-    put_le(bytes + 8, JOURNAL_VERSION, 4);
+    put_le(bytes + 8, FILE_VERSION, 4);
     put_le(bytes + 12, size, 4);
     if (size > 0)
         memcpy(bytes + FILE_HEADER, data, size);
@@ -95,7 +95,7 @@ ssize_t journal_file_read(const struct journal_io *io, int dirfd, const char *na
     if (size != (size_t)n - FILE_HEADER || size > FILE_MAX || get_le(bytes + 16, 4) != file_crc(name, bytes, size))
         goto out;
     r = -ENOTSUP;
-    if (get_le(bytes + 8, 4) != JOURNAL_VERSION)
+    if (get_le(bytes + 8, 4) != FILE_VERSION)
         goto out;
     r = -EMSGSIZE;
     if (size > cap)

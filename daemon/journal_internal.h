@@ -25,7 +25,7 @@
 
 #define MUST_CHECK __attribute__((warn_unused_result))
 
-enum { JOURNAL_VERSION = 1 };
+enum { JOURNAL_VERSION = 2, JOURNAL_VERSION_OLDEST = 1 }; /* of segments: see journal_segment.c */
 enum { SEGMENT_HEADER = 64 };
 enum { SEGMENT_NAME = 40 };
 enum { WINDOW_BYTES = 256 * 1024 };
@@ -98,6 +98,7 @@ struct segment {
     int64_t last_us;    /* receive time of its last record; of the record before it while it has none */
     int fd;             /* open while it may be written or is not synced, else -1 */
     bool dirty;         /* in journal->dirty */
+    bool older;         /* an older version wrote it: it is read, and nothing is added to it */
     bool blank;         /* its header is all zero: it was begun and never synced */
     char name[SEGMENT_NAME];
 };
@@ -105,6 +106,7 @@ struct segment {
 /* On disk: see journal_segment.c. */
 struct segment_header {
     uint64_t number, base, durable;
+    unsigned version;  /* ignored in encoding: that writes the newest */
     int64_t before_us; /* receive time of the record before base; 0: none */
 };
 void segment_header_encode(const uint8_t uuid[16], const struct segment_header *header, uint8_t out[SEGMENT_HEADER]);
@@ -118,6 +120,11 @@ bool segment_name_parse(const char *name, uint64_t *ret_number, uint64_t *ret_ba
 static inline uint64_t segment_capacity_end(const struct segment *segment)
 {
     return segment->bytes < SEGMENT_HEADER ? segment->base : segment->base + (segment->bytes - SEGMENT_HEADER);
+}
+/* Whether it may have records up to `end`. */
+static inline bool segment_takes(const struct segment *segment, uint64_t end)
+{
+    return !segment->older && end <= segment_capacity_end(segment);
 }
 static inline bool segment_superseded(const struct segment *segment)
 {

@@ -5,9 +5,12 @@
  * takes their place from there on. That is how journal_rewrite() supersedes what a failed sync left in doubt.
  *
  * The version rule: a program reads only the version it knows and refuses any other with -ENOTSUP, leaving the files
- * alone. Whoever changes the header, the record (journal_record.c), the small files (journal_file.c) or the meaning
+ * alone. Whoever changes the header, the record (journal_record.c) or the meaning
  * of any field raises JOURNAL_VERSION, and either reads the older one too or says in the release notes that the
- * journal has to be drained first. Magic, version and checksum of the header stay where they are for good.
+ * journal has to be drained first. Magic, version and checksum of the header stay where they are for good. A segment's
+ * records are of its version: what comes after those of an older one goes into a new segment.
+ *   1: the first
+ *   2: records may be JOURNAL_INDEXED
  *
  *   offset  0: magic "TOLLJRNL"
  *           8: u32 version
@@ -56,12 +59,13 @@ int segment_header_decode(const uint8_t *uuid, const uint8_t in[SEGMENT_HEADER],
         return -ENODATA;
     if (memcmp(in, magic, sizeof magic) != 0 || get_le(in + 60, 4) != crc32c(0, in, 60))
         return -EBADMSG;
-    if (get_le(in + 8, 4) != JOURNAL_VERSION)
+    if (get_le(in + 8, 4) < JOURNAL_VERSION_OLDEST || get_le(in + 8, 4) > JOURNAL_VERSION)
         return -ENOTSUP;
     if (uuid && memcmp(in + 16, uuid, 16) != 0)
         return -EBADMSG;
     *ret = (struct segment_header){
         .number = get_le(in + 12, 4),
+        .version = (unsigned)get_le(in + 8, 4),
         .base = get_le(in + 32, 8),
         .durable = get_le(in + 40, 8),
         .before_us = (int64_t)get_le(in + 48, 8),
@@ -182,6 +186,7 @@ static int segment_read(struct journal *journal, const char *name, uint64_t numb
     if (r == 0 && (header.number != number || header.base != base || header.durable > base))
         r = -EBADMSG;
     segment->blank = r == -ENODATA;
+    segment->older = r == 0 && header.version < JOURNAL_VERSION;
     if (r == -EBADMSG && !strict)
         header = (struct segment_header){0};
     else if (r < 0 && r != -ENODATA)

@@ -10,7 +10,7 @@
 enum { LISTENER_FDS_MAX = 253 }; /* the kernel's SCM_MAX_FD: a full control buffer, so that none is dropped unseen */
 
 struct datagram {
-    const void *data; /* the caller's buffer */
+    void *data; /* the caller's buffer */
     size_t size;
     bool truncated;    /* it was longer than the buffer */
     uint32_t uid, pid; /* the sender, from the kernel; pid 0: not visible from here */

@@ -26,6 +26,43 @@ static void setup(void)
     count = 0;
 }
 
+/* What comes back from the journal, where an index tells sizes, is the same. */
+static void compare_indexed(const void *data, size_t size, bool truncated)
+{
+    struct datagram_parts first, again;
+    struct datagram_piece piece;
+    struct datagram_index index;
+    uint8_t *both = malloc(size + DATAGRAM_INDEX_MAX);
+    size_t bytes, n, well_formed = 0;
+
+    ck_assert_ptr_nonnull(both);
+    memcpy(both, data, size);
+    datagram_index_begin(&index);
+    datagram_open(&first, data, size, truncated);
+    for (n = 0; datagram_next(&first, &piece); n++) {
+        datagram_index_add(&index, &piece);
+        well_formed += well_formed == n && !piece.broken && piece.size <= UINT16_MAX && n < DATAGRAM_INDEX_FRAMES;
+    }
+    ck_assert_uint_eq(index.count, well_formed);
+    bytes = datagram_index_write(&index, both, size);
+    ck_assert_uint_eq(bytes, size + 2 * well_formed + 2);
+    both = realloc(both, bytes); /* of just that size, for the address sanitizer */
+    ck_assert_ptr_nonnull(both);
+    datagram_open_indexed(&again, both, bytes, truncated);
+    ck_assert_int_eq(again.sequenced, parts.sequenced);
+    for (n = 0; datagram_next(&again, &piece); n++) {
+        ck_assert_uint_lt(n, count);
+        ck_assert_uint_eq(pieces[n].at, (size_t)((const uint8_t *)piece.data - both));
+        ck_assert_uint_eq(pieces[n].size, piece.size);
+        ck_assert_uint_eq(pieces[n].seq, piece.seq);
+        ck_assert_uint_eq(pieces[n].seq_end, piece.seq_end);
+        ck_assert_int_eq(pieces[n].broken, piece.broken != NULL);
+        ck_assert_str_eq(pieces[n].reason, piece.broken ? piece.broken : "");
+    }
+    ck_assert_uint_eq(n, count);
+    free(both);
+}
+
 static void open_size(const void *data, size_t size, bool truncated)
 {
     struct datagram_piece piece;
@@ -44,6 +81,7 @@ static void open_size(const void *data, size_t size, bool truncated)
         ck_assert_uint_le(pieces[count].at + piece.size, size);
     }
     ck_assert(!datagram_next(&parts, &piece)); /* stays at the end */
+    compare_indexed(data, size, truncated);
 }
 
 static void open_datagram(void)
@@ -371,6 +409,30 @@ START_TEST(random_bytes_are_covered_exactly)
 }
 END_TEST
 
+START_TEST(index_that_is_none_stays_within_its_bytes)
+{
+    unsigned seed = 20261122;
+
+    srand(seed);
+    for (unsigned round = 0; round < 20000; round++) {
+        struct datagram_piece piece;
+        size_t size = (size_t)rand() % 40, pieces_seen = 0;
+        uint8_t *bytes = malloc(size + 1);
+
+        ck_assert_ptr_nonnull(bytes);
+        for (size_t i = 0; i < size; i++)
+            bytes[i] = (uint8_t)(rand() % 3 ? rand() % 4 : rand());
+        datagram_open_indexed(&parts, bytes, size, rand() % 2);
+        while (datagram_next(&parts, &piece)) {
+            ck_assert_uint_le(++pieces_seen, size + 1);
+            ck_assert((const uint8_t *)piece.data >= bytes);
+            ck_assert((const uint8_t *)piece.data + piece.size <= bytes + size);
+        }
+        free(bytes);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("datagram");
@@ -394,6 +456,7 @@ int main(void)
     tcase_add_test(tests, value_nested_too_deep_costs_its_neighbours_nothing);
     tcase_add_test(tests, datagram_of_one_byte_frames_is_bounded);
     tcase_add_test(tests, random_bytes_are_covered_exactly);
+    tcase_add_test(tests, index_that_is_none_stays_within_its_bytes);
     suite_add_tcase(suite, tests);
     return suite_run(suite);
 }

@@ -2,6 +2,7 @@
 #include "daemon/crc32c.h"
 #include "tests/support/journaltest.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -409,18 +410,46 @@ START_TEST(renew_takes_more_than_memory_holds)
 }
 END_TEST
 
+static void set_version(uint8_t version)
+{
+    uint8_t *header = fakedisk_bytes(w.disk, "journal/00000001-0000000000000000.seg", NULL);
+
+    header[8] = version;
+    uint32_t crc = crc32c(0, header, 60); /* the version is checked after the checksum, so make that fit too */
+    for (int i = 0; i < 4; i++)
+        header[60 + i] = (uint8_t)(crc >> 8 * i);
+}
+
 START_TEST(newer_version_is_left_alone)
 {
     append_range(w.journal, 0, 5);
     ck_assert_int_eq(flush(w.journal), 0);
     world_close(&w);
-    /* The version is checked after the checksum, so make that fit too. */
-    uint8_t *header = fakedisk_bytes(w.disk, "journal/00000001-0000000000000000.seg", NULL);
-    header[8] = 2;
-    uint32_t crc = crc32c(0, header, 60);
-    for (int i = 0; i < 4; i++)
-        header[60 + i] = (uint8_t)(crc >> 8 * i);
+    set_version(3);
     ck_assert_int_eq(world_open(&w), -ENOTSUP);
+}
+END_TEST
+
+/* Else a program of that version would read records that it does not understand. */
+START_TEST(older_version_is_read_and_goes_on_in_a_new_segment)
+{
+    uint64_t end = append_range(w.journal, 0, 5);
+    char name[64];
+
+    ck_assert_int_eq(flush(w.journal), 0);
+    world_close(&w);
+    set_version(1);
+    ck_assert_int_eq(world_open(&w), 0);
+    ck_assert_uint_eq(journal_end_lsn(w.journal), end);
+    ck_assert_int_eq(journal_room(w.journal, 10, 1, true), -EAGAIN);
+    append_range(w.journal, 5, 10);
+    ck_assert_int_eq(flush(w.journal), 0);
+    snprintf(name, sizeof(name), "journal/00000002-%016" PRIx64 ".seg", end);
+    ck_assert_uint_eq(fakedisk_bytes(w.disk, name, NULL)[8], 2);
+    ck_assert_uint_eq(read_all(w.journal).end, 10);
+    world_close(&w);
+    ck_assert_int_eq(world_open(&w), 0);
+    ck_assert_uint_eq(read_all(w.journal).end, 10);
 }
 END_TEST
 
@@ -479,6 +508,7 @@ int main(void)
     tcase_add_test(tcase, renew_takes_the_tail_into_a_new_journal);
     tcase_add_test(tcase, renew_takes_more_than_memory_holds);
     tcase_add_test(tcase, newer_version_is_left_alone);
+    tcase_add_test(tcase, older_version_is_read_and_goes_on_in_a_new_segment);
     tcase_add_test(tcase, real_files_work_the_same);
     suite_add_tcase(suite, tcase);
     return run_suite(suite);
