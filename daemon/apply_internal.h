@@ -153,7 +153,7 @@ static inline const char *apply_bytes(const struct apply *apply, const struct pi
 
 /* apply_read.c */
 /* What the sink needs to know of it. */
-struct sink_origin apply_origin(const struct apply *apply, const struct piece *piece);
+void apply_origin(const struct apply *apply, const struct piece *piece, struct sink_origin *ret);
 void apply_clear_batch(struct apply *apply);
 void apply_forget_streams(struct apply *apply);
 /* Reads on, after what was read ahead, until the batch is full or nothing durable is left. 1: it is full; 0: nothing is left; or a negative errno

@@ -20,7 +20,8 @@ int apply_refuse(struct apply *apply, struct piece *piece, const char *reason)
         return -ENOMEM;
     apply->refused = list;
     toll_utf8_copy(reason, strlen(reason), clean, sizeof(clean)); /* a server's message may be in any encoding */
-    list[apply->refused_count] = (struct sink_refused){.origin = apply_origin(apply, piece), .reason = strdup(clean)};
+    apply_origin(apply, piece, &list[apply->refused_count].origin);
+    list[apply->refused_count].reason = strdup(clean);
     if (!list[apply->refused_count].reason)
         return -ENOMEM;
     apply->refused_count++;

@@ -32,22 +32,23 @@ static void clear_gathered(struct gathered *got, uint64_t lsn)
                              .source_capacity = got->source_capacity};
 }
 
-struct sink_origin apply_origin(const struct apply *apply, const struct piece *piece)
+void apply_origin(const struct apply *apply, const struct piece *piece, struct sink_origin *ret)
 {
     const struct source *source = apply_source(apply, piece);
-    struct sink_origin origin = {.data = apply_bytes(apply, piece),
-                                 .size = piece->size,
-                                 .lsn = source->lsn,
-                                 .index = piece->index,
-                                 .uid = source->uid,
-                                 .pid = source->pid,
-                                 .received_us = source->received_us,
-                                 .sequenced = source->stream != NULL,
-                                 .seq = piece->seq};
 
+    ret->data = apply_bytes(apply, piece);
+    ret->size = piece->size;
+    ret->lsn = source->lsn;
+    ret->index = piece->index;
+    ret->uid = source->uid;
+    ret->pid = source->pid;
+    ret->received_us = source->received_us;
+    ret->sequenced = source->stream != NULL;
+    ret->seq = piece->seq;
     if (source->stream)
-        memcpy(origin.stream_id, source->stream->stream.id, sizeof(origin.stream_id));
-    return origin;
+        memcpy(ret->stream_id, source->stream->stream.id, sizeof(ret->stream_id));
+    else
+        memset(ret->stream_id, 0, sizeof(ret->stream_id));
 }
 
 void apply_clear_batch(struct apply *apply)

@@ -17,7 +17,12 @@
 extern const struct toll_frame toll_frame_absent;
 static inline void toll_frame_begin(struct toll_frame *frame, enum toll_frame_type type)
 {
-    *frame = toll_frame_absent;
+    size_t size = sizeof(*frame);
+
+    __asm__(
+        ""
+        : "+r"(size)); /* else it is copied in place, by an instruction that takes three times as long as memcpy() */
+    memcpy(frame, &toll_frame_absent, size);
     frame->type = type;
 }
 
