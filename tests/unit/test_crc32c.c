@@ -37,12 +37,28 @@ START_TEST(crc32c_ways_agree_at_every_size_offset_and_split)
 }
 END_TEST
 
+START_TEST(crc32c_ways_agree_on_long_pieces)
+{
+    static uint8_t bytes[5000];
+    uint32_t seed = 20261122;
+
+    for (unsigned i = 0; i < sizeof bytes; i++) {
+        seed = seed * 1664525 + 1013904223;
+        bytes[i] = (uint8_t)(seed >> 24);
+    }
+    for (size_t size = 0; size < sizeof bytes - 8; size++)
+        ck_assert_uint_eq(crc32c((uint32_t)size, bytes + size % 8, size),
+                          crc32c_portable((uint32_t)size, bytes + size % 8, size));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("crc32c");
     TCase *tcase = tcase_create("crc32c");
     tcase_add_test(tcase, crc32c_known_values);
     tcase_add_test(tcase, crc32c_ways_agree_at_every_size_offset_and_split);
+    tcase_add_test(tcase, crc32c_ways_agree_on_long_pieces);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
