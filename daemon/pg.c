@@ -320,9 +320,9 @@ int pg_copy_begin(struct pg *pg, const char *sql)
 
 int pg_copy_send(struct pg *pg, const struct copy_buffer *buf)
 {
-    /* As psql does. The server reads a message as a whole before it looks at it: with messages of 1 MiB it took 8.6 to 9.6 µs a row, with this
-     * 6.2 to 7.3, for they stay in its caches. */
-    enum { MESSAGE_BYTES = 8192 };
+    /* The server reads a message as a whole before it looks at it: with messages of 1 MiB it took 8.6 to 9.6 µs a row, with 8 KiB, as psql has them, 6.2 to
+     * 7.3, for they stay in its caches. So do these, and this thread makes fewer calls of the kernel. */
+    enum { MESSAGE_BYTES = 32 * 1024 };
 
     if (buf->failed)
         return -ENOMEM;
