@@ -3,20 +3,16 @@
 COMMENT ON COLUMN toll.rated_sessions.debited IS
     'What the wallet was debited for it, in the wallet''s unit: of sessions that name a hold (hold_id), of which it is taken off. Of others: 0, see the ledgers''; reference_id';
 
-CREATE OR REPLACE FUNCTION toll.book_debits(batch bigint, debits toll.session_debit[], accounts text[])
+-- As they were when each looked for sessions with a hold.
+DROP FUNCTION IF EXISTS toll.book_debits(bigint, toll.session_debit[], text[]);
+DROP FUNCTION IF EXISTS toll.lock_debits(toll.session_debit[], text[]);
+CREATE OR REPLACE FUNCTION toll.book_debits(batch bigint, debits toll.session_debit[], accounts text[], holding uuid[])
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off -- plans are kept while tables grow
 SET plan_cache_mode = force_generic_plan
 AS $$
-DECLARE
-    -- Nobody asks what other sessions were debited: their rows stay as they are.
-    holding uuid[] := ARRAY(
-        SELECT h.session_id
-        FROM unnest(book_debits.debits) AS d
-        CROSS JOIN LATERAL (SELECT s.session_id FROM toll.rated_sessions AS s
-                            WHERE s.session_id = d.session_id AND s.hold_id IS NOT NULL OFFSET 0) AS h);
 BEGIN
     IF EXISTS (SELECT FROM unnest(book_debits.debits) AS d
                WHERE d.amount IS NULL OR d.amount IN ('NaN', 'Infinity', '-Infinity') OR d.amount <> round(d.amount, 9)) THEN
@@ -59,7 +55,8 @@ BEGIN
     ), debited AS (
         UPDATE toll.rated_sessions AS s SET debited = s.debited + k.amount
         FROM (SELECT t.session_id, sum(t.amount) AS amount FROM booked AS t
-              WHERE (t.session_id IN (SELECT unnest(holding))) IS TRUE GROUP BY t.session_id) AS k
+              -- Nobody asks what other sessions were debited: their rows stay as they are.
+              WHERE (t.session_id IN (SELECT unnest(book_debits.holding))) IS TRUE GROUP BY t.session_id) AS k
         WHERE s.session_id = k.session_id
     ), total AS (
         SELECT k.account_id, k.currency, sum(k.amount) AS amount FROM booked AS k GROUP BY k.account_id, k.currency
@@ -68,34 +65,33 @@ BEGIN
     FROM total AS t
     WHERE b.user_id = t.account_id AND b.currency = t.currency;
 END $$;
-REVOKE ALL ON FUNCTION toll.book_debits(bigint, toll.session_debit[], text[]) FROM PUBLIC;
-COMMENT ON FUNCTION toll.book_debits(bigint, toll.session_debit[], text[]) IS
-    'What toll.debit() does, but for refreshing credit, to those of these accounts, whose wallets the caller has locked (toll.lock_debits)';
+REVOKE ALL ON FUNCTION toll.book_debits(bigint, toll.session_debit[], text[], uuid[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.book_debits(bigint, toll.session_debit[], text[], uuid[]) IS
+    'What toll.debit() does, but for refreshing credit, to those of these accounts, whose wallets the caller has locked, and these sessions with a hold'
+    ' (toll.lock_debits)';
 
-CREATE OR REPLACE FUNCTION toll.lock_debits(debits toll.session_debit[], others text[])
-RETURNS text[]
+CREATE OR REPLACE FUNCTION toll.lock_debits(debits toll.session_debit[], others text[], OUT accounts text[], OUT holding uuid[])
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
-DECLARE
-    accounts text[] := ARRAY(
+BEGIN
+    accounts := ARRAY(
         SELECT DISTINCT b.user_id FROM public.customer_balance AS b
         WHERE b.user_id = ANY (ARRAY(SELECT d.account_id FROM unnest(lock_debits.debits) AS d UNION SELECT unnest(lock_debits.others))));
-BEGIN
-    PERFORM FROM toll.rated_sessions AS s
-    WHERE s.session_id = ANY (ARRAY(SELECT d.session_id FROM unnest(lock_debits.debits) AS d
-                                        WHERE (d.account_id IN (SELECT unnest(accounts))) IS TRUE))
-      AND s.hold_id IS NOT NULL -- the others are not written
-    ORDER BY s.session_id FOR NO KEY UPDATE;
+    holding := ARRAY(
+        SELECT s.session_id FROM toll.rated_sessions AS s
+        WHERE s.session_id = ANY (ARRAY(SELECT d.session_id FROM unnest(lock_debits.debits) AS d
+                                        WHERE (d.account_id IN (SELECT unnest(lock_debits.accounts))) IS TRUE))
+          AND s.hold_id IS NOT NULL -- the others are not written
+        ORDER BY s.session_id FOR NO KEY UPDATE);
     PERFORM toll.lock_wallets(accounts);
-    RETURN accounts;
 END $$;
 REVOKE ALL ON FUNCTION toll.lock_debits(toll.session_debit[], text[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.lock_debits(toll.session_debit[], text[]) IS
-    'Locks, in the order of wallet_credit.sql, what these debits change, and the wallets of these other accounts. Returns those of all these accounts that have'
-    ' wallets';
+    'Locks, in the order of wallet_credit.sql, what these debits change, and the wallets of these other accounts. accounts: those of all these that have'
+    ' wallets; holding: those sessions of the debits that name a hold';
 
 CREATE OR REPLACE FUNCTION toll.debit(batch bigint, debits toll.session_debit[])
 RETURNS void
@@ -103,10 +99,10 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    accounts text[] := toll.lock_debits(debit.debits, '{}');
+    locked record := toll.lock_debits(debit.debits, '{}');
 BEGIN
-    PERFORM toll.book_debits(debit.batch, debit.debits, accounts);
-    PERFORM toll.follow_credit(accounts, '{}');
+    PERFORM toll.book_debits(debit.batch, debit.debits, locked.accounts, locked.holding);
+    PERFORM toll.follow_credit(locked.accounts, '{}');
 END $$;
 REVOKE ALL ON FUNCTION toll.debit(bigint, toll.session_debit[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.debit(bigint, toll.session_debit[]) IS
@@ -126,25 +122,26 @@ DECLARE
     accounts text[];
     holding  uuid[];
     ended    uuid[];
+    locked   record;
 BEGIN
     SELECT array_agg(DISTINCT s.account_id), array_agg(s.session_id) FILTER (WHERE s.hold_id IS NOT NULL),
            array_agg(s.session_id) FILTER (WHERE s.hold_id IS NOT NULL AND s.ended_at IS NOT NULL)
     INTO accounts, holding, ended
     FROM toll.rated_sessions AS s WHERE s.session_id = ANY (settle_wallets.sessions) AND s.account_id IS NOT NULL;
-    accounts := toll.lock_debits(settle_wallets.debits, accounts);
-    IF accounts = '{}' THEN
+    locked := toll.lock_debits(settle_wallets.debits, accounts);
+    IF locked.accounts = '{}' THEN
         RETURN;
     END IF;
     IF holding IS NOT NULL THEN
         PERFORM toll.link_holds(holding);
     END IF;
     IF cardinality(settle_wallets.debits) > 0 THEN
-        PERFORM toll.book_debits(settle_wallets.batch, settle_wallets.debits, accounts);
+        PERFORM toll.book_debits(settle_wallets.batch, settle_wallets.debits, locked.accounts, locked.holding);
     END IF;
     IF ended IS NOT NULL THEN
         PERFORM toll.release_holds(ended);
     END IF;
-    PERFORM toll.follow_credit(accounts, settle_wallets.sessions);
+    PERFORM toll.follow_credit(locked.accounts, settle_wallets.sessions);
 END $$;
 REVOKE ALL ON FUNCTION toll.settle_wallets(bigint, toll.session_debit[], uuid[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.settle_wallets(bigint, toll.session_debit[], uuid[]) IS
