@@ -27,14 +27,16 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('toll.meter_months', 0));
     -- One statement, whose plan is kept, for whatever fired this.
     INSERT INTO toll.meter_months AS m (account_id, period_start, business_id, meter, derived, events, quantity)
-    SELECT c.account_id, date_trunc('month', c.quarter AT TIME ZONE coalesce(a.time_zone, 'UTC'))::date, c.business_id,
-           toll.meter_name(c.component, c.model),
-           c.component IN ('llm', 'session'),
-           sum(c.sign * CASE c.component WHEN 'session' THEN c.sessions ELSE c.events END),
-           sum(c.sign * CASE c.component WHEN 'llm' THEN c.events ELSE c.quantity END)
-    FROM (SELECT 1 AS sign, g.* FROM unnest(gained) AS g UNION ALL SELECT -1, l.* FROM unnest(lost) AS l) AS c
+    SELECT c.account_id, date_trunc('month', c.quarter AT TIME ZONE coalesce(a.time_zone, 'UTC'))::date, c.business_id, c.meter, c.derived,
+           sum(c.events), sum(c.quantity)
+    -- Summed up before the accounts are asked for their time zones: most rows come and go by twos.
+    FROM (SELECT s.account_id, s.quarter, s.business_id, toll.meter_name(s.component, s.model) AS meter, s.component IN ('llm', 'session') AS derived,
+                 sum(s.sign * CASE s.component WHEN 'session' THEN s.sessions ELSE s.events END) AS events,
+                 sum(s.sign * CASE s.component WHEN 'llm' THEN s.events ELSE s.quantity END) AS quantity
+          FROM (SELECT 1 AS sign, g.* FROM unnest(gained) AS g UNION ALL SELECT -1, l.* FROM unnest(lost) AS l) AS s
+          WHERE s.component <> 'tariff'
+          GROUP BY 1, 2, 3, 4, 5) AS c
     LEFT JOIN LATERAL (SELECT k.time_zone FROM public.accounts AS k WHERE k.account_id = c.account_id OFFSET 0) AS a ON true
-    WHERE c.component <> 'tariff'
     GROUP BY 1, 2, 3, 4, 5
     ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (account_id, period_start, business_id, meter, derived)
