@@ -61,20 +61,26 @@ DECLARE
         SELECT u.id FROM unnest(meet_sessions.ids) AS u (id)
         LEFT JOIN LATERAL (SELECT r.account_id FROM toll.rated_sessions AS r WHERE r.session_id = u.id OFFSET 0) AS r ON true
         WHERE r.account_id IS NULL ORDER BY u.id);
+    named   uuid[];
+    names   text[]; -- their accounts
 BEGIN
     IF cardinality(unknown) = 0 THEN
         RETURN;
     END IF;
-    PERFORM toll.meet_accounts(ARRAY(SELECT n.account_name FROM toll.named_sessions AS n WHERE n.session_id = ANY (unknown)));
+    SELECT array_agg(n.session_id), array_agg(n.account_name) INTO named, names
+    FROM toll.named_sessions AS n WHERE n.session_id = ANY (unknown);
+    PERFORM toll.meet_accounts(names);
     RETURN QUERY
     INSERT INTO toll.rated_sessions AS r (
         session_id, account_id, charge_by, plan_id, tariff_id, currency, channel, business_id, enterprise_id, workflow_name, call_id, hold_id,
         started_at, resolved_at)
     SELECT n.session_id, a.account_id, a.charge_by, a.plan_id, a.tariff_id, a.currency, n.channel, n.business_id, n.enterprise_id,
            n.workflow_name, n.call_id, n.hold_id, n.started_at, CASE WHEN a.account_id IS NOT NULL THEN now() END
-    FROM toll.named_sessions AS n
-    LEFT JOIN public.accounts AS a ON a.account_id = n.account_name
-    WHERE n.session_id = ANY (unknown)
+    FROM unnest(named, names) AS u (session_id, account_name)
+    CROSS JOIN LATERAL (
+        SELECT m.session_id, m.channel, m.business_id, m.enterprise_id, m.workflow_name, m.call_id, m.hold_id, m.started_at
+        FROM toll.named_sessions AS m WHERE m.session_id = u.session_id OFFSET 0) AS n
+    LEFT JOIN LATERAL (SELECT k.* FROM public.accounts AS k WHERE k.account_id = u.account_name OFFSET 0) AS a ON true
     ORDER BY n.session_id
     ON CONFLICT (session_id) DO NOTHING
     RETURNING r.session_id, r.account_id, r.hold_id, true, NULL::text;
