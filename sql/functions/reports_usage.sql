@@ -25,6 +25,7 @@ CREATE OR REPLACE FUNCTION public.revenue_minutes(from_date timestamp, to_date t
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC' -- until it is the reports' zone, in which JSON has its times then; the session's comes back with the end
 SET jit = off
 AS $$
 DECLARE
@@ -33,7 +34,10 @@ DECLARE
     before timestamptz := toll.local_start(to_date, zone);
     summed timestamptz := (SELECT s.until FROM toll.usage_summed s);
     starts timestamptz[]; -- of the hours or days
-    answer jsonb;
+    known  text := currency;
+    mixed  boolean;
+    totals jsonb;
+    buckets text;
     found_currencies text;
 BEGIN
     IF from_date IS NULL OR to_date IS NULL OR NOT isfinite(from_date) OR NOT isfinite(to_date) THEN
@@ -52,13 +56,23 @@ BEGIN
         WHEN 'day' THEN ARRAY(
             SELECT DISTINCT toll.local_start(day, zone)
             FROM generate_series(date_trunc('day', from_date), to_date - interval '1 microsecond', interval '1 day') AS day ORDER BY 1)
-        -- Half hours find every hour, also where clocks are put on or back by half of one.
-        ELSE ARRAY(
-            SELECT DISTINCT date_trunc('hour', half, zone)
-            FROM generate_series(since, before - interval '1 microsecond', interval '30 minutes') AS half ORDER BY 1) END;
+        ELSE CASE (SELECT count(DISTINCT date_part('minute', noon AT TIME ZONE zone))
+                   FROM generate_series(date_trunc('day', since) - interval '12 hours', before + interval '24 hours', interval '24 hours') AS noon)
+            WHEN 1 THEN ARRAY(
+                SELECT hour FROM generate_series(date_trunc('hour', since, zone), before - interval '1 microsecond', interval '1 hour') AS hour)
+            -- Where clocks are put on or back by half an hour, half hours find every one.
+            ELSE ARRAY(
+                SELECT DISTINCT date_trunc('hour', half, zone)
+                FROM generate_series(since, before - interval '1 microsecond', interval '30 minutes') AS half ORDER BY 1) END END;
+    IF known IS NULL THEN
+        known := coalesce((SELECT t.currency FROM toll.tariff_quarters t WHERE t.quarter >= since AND t.quarter < before LIMIT 1),
+                          (SELECT u.currency FROM toll.usage_rollup u
+                           WHERE u.component = 'tariff' AND u.quarter >= greatest(since, summed) AND u.quarter < before LIMIT 1), '');
+    END IF;
+    PERFORM set_config('timezone', zone, true);
     WITH ended AS (
-        SELECT width_bucket(q.quarter, starts) AS period, q.currency, sum(q.quantity) AS minutes, sum(q.charge) - sum(q.waived) AS revenue,
-               sum(q.sessions) AS sessions, sum(q.unrated_charge) AS unrated
+        SELECT width_bucket(q.quarter, starts) AS period, sum(q.quantity) AS minutes, sum(q.charge - q.waived) AS revenue,
+               sum(q.sessions) AS sessions, sum(q.unrated_charge) FILTER (WHERE q.unrated_charge <> 0) AS unrated, bool_or(q.currency <> known) AS mixed
         FROM (SELECT t.quarter, t.currency, t.quantity, t.charge, t.waived, t.sessions, t.unrated_charge
               FROM toll.tariff_quarters t
               WHERE t.quarter >= since AND t.quarter < before
@@ -67,30 +81,39 @@ BEGIN
               FROM toll.usage_rollup u
               WHERE u.component = 'tariff' AND u.quarter >= greatest(since, summed) AND u.quarter < before) AS q
         WHERE revenue_minutes.currency IS NULL OR q.currency = revenue_minutes.currency
-        GROUP BY 1, 2
+        GROUP BY 1
     ), periods AS (
-        SELECT b.period_start, coalesce(sum(e.minutes), 0) AS minutes, coalesce(sum(e.sessions), 0) AS sessions,
-               CASE WHEN coalesce(sum(e.unrated), 0) = 0 THEN coalesce(sum(e.revenue), 0) END AS revenue
+        SELECT b.period_start, coalesce(e.minutes, 0) AS minutes, coalesce(e.sessions, 0) AS sessions,
+               CASE WHEN coalesce(e.unrated, 0) = 0 THEN coalesce(e.revenue, 0) END AS revenue, e.mixed
         FROM unnest(starts) WITH ORDINALITY AS b (period_start, period)
         LEFT JOIN ended e ON e.period = b.period
-        GROUP BY b.period, b.period_start
+        ORDER BY b.period
     )
-    SELECT (SELECT string_agg(DISTINCT e.currency, ' and ') FROM ended e WHERE e.sessions <> 0),
+    -- As text first: thousands of buckets take half as long as when each is made a jsonb.
+    SELECT bool_or(p.mixed),
+           string_agg(concat('{"period_start": ', to_json(p.period_start), ', "total_minutes": ', trim_scale(p.minutes), ', "total_revenue": ',
+                             coalesce(trim_scale(p.revenue)::text, 'null'), ', "sessions_count": ', p.sessions, '}'), ', '),
            jsonb_build_object(
-               'grouping', revenue_minutes.group_by,
-               'buckets', coalesce(jsonb_agg(jsonb_build_object(
-                   'period_start', toll.local_time(p.period_start, zone), 'total_minutes', trim_scale(p.minutes),
-                   'total_revenue', trim_scale(p.revenue), 'sessions_count', p.sessions) ORDER BY p.period_start), '[]'),
-               'totals', jsonb_build_object(
-                   'total_minutes', trim_scale(coalesce(sum(p.minutes), 0)),
-                   'total_revenue', CASE WHEN count(p.revenue) = count(*) THEN trim_scale(coalesce(sum(p.revenue), 0)) END,
-                   'sessions_count', coalesce(sum(p.sessions), 0)))
-    INTO found_currencies, answer
+               'total_minutes', trim_scale(coalesce(sum(p.minutes), 0)),
+               'total_revenue', CASE WHEN count(p.revenue) = count(*) THEN trim_scale(coalesce(sum(p.revenue), 0)) END,
+               'sessions_count', coalesce(sum(p.sessions), 0))
+    INTO mixed, buckets, totals
     FROM periods p;
+    IF mixed THEN
+        -- Several, unless in each period the sessions of all but one cancel out.
+        SELECT string_agg(DISTINCT e.currency, ' and ') INTO found_currencies
+        FROM (SELECT q.currency
+              FROM (SELECT t.quarter, t.currency, t.sessions FROM toll.tariff_quarters t WHERE t.quarter >= since AND t.quarter < before
+                    UNION ALL
+                    SELECT u.quarter, u.currency, u.sessions FROM toll.usage_rollup u
+                    WHERE u.component = 'tariff' AND u.quarter >= greatest(since, summed) AND u.quarter < before) AS q
+              GROUP BY width_bucket(q.quarter, starts), q.currency
+              HAVING sum(q.sessions) <> 0) AS e;
+    END IF;
     IF found_currencies LIKE '% and %' THEN
         RETURN toll.report_error(format('revenue is in %s, which don''t add up: name one currency as fourth argument', found_currencies));
     END IF;
-    RETURN answer;
+    RETURN jsonb_build_object('grouping', revenue_minutes.group_by, 'buckets', concat('[', buckets, ']')::jsonb, 'totals', totals);
 END $$;
 COMMENT ON FUNCTION public.revenue_minutes(timestamp, timestamp, text, text) IS
     'Revenue from sessions that minute tariffs bill, by the time they ended: {"grouping", "buckets": [{"period_start", "total_minutes",'

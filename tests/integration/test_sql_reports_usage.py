@@ -119,6 +119,7 @@ def test_revenue_does_not_depend_on_the_askers_time_zone(books: Books) -> None:
     answer = revenue(books, "2026-03-10", "2026-03-11")
     books.run("SET TimeZone = 'America/New_York'")
     assert revenue(books, "2026-03-10", "2026-03-11") == answer
+    assert books.value("SHOW TimeZone") == "America/New_York"
     assert answer["buckets"] == [{"period_start": "2026-03-10T00:00:00+05:30", "total_minutes": 1, "total_revenue": 5, "sessions_count": 1}]
 
 
@@ -147,6 +148,18 @@ def test_revenue_in_two_currencies_wants_one_named(books: Books) -> None:
     assert "RUB and USD" in revenue(books, "2026-03-10", "2026-03-11")["error"]
     assert revenue(books, "2026-03-10", "2026-03-11", "day", "USD")["totals"]["total_revenue"] == 0.06
     assert revenue(books, "2026-03-11", "2026-03-12")["totals"]["total_revenue"] == 0
+
+
+def test_revenue_passes_over_a_currency_whose_sessions_were_taken_back(books: Books) -> None:
+    books.account("rub", currency="RUB", charge_by="minutes")
+    billed(books, NOON, 2)
+    for sessions in (1, -1):
+        books.run("INSERT INTO toll.usage_rollup AS r (account_id, quarter, business_id, component, provider, model, currency, events, sessions, input_tokens,"
+                  " cached_input_tokens, output_tokens, characters, audio_us, quantity, cost, charge, waived, unrated_cost, unrated_charge)"
+                  " VALUES ('rub', %s, '', 'tariff', '', '', 'AED', 0, %s, 0, 0, 0, 0, 0, %s, 0, %s, 0, 0, 0)"
+                  " ON CONFLICT (account_id, quarter, business_id, component, provider, model, currency) DO UPDATE"
+                  " SET sessions = 0, quantity = 0, charge = 0", NOON, sessions, sessions, sessions)
+    assert revenue(books, "2026-03-10", "2026-03-11")["totals"] == {"total_minutes": 2, "total_revenue": 10, "sessions_count": 1}
 
 
 @pytest.mark.parametrize("since, before, group, says", [
