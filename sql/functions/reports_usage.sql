@@ -25,7 +25,7 @@ CREATE OR REPLACE FUNCTION public.revenue_minutes(from_date timestamp, to_date t
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET timezone = 'UTC' -- until it is the reports' zone, in which JSON has its times then; the session's comes back with the end
+SET timezone = 'UTC' -- below it is the reports' zone, in which to_json() writes times; at the end it is the session's again
 SET jit = off
 AS $$
 DECLARE
@@ -65,13 +65,14 @@ BEGIN
                 SELECT DISTINCT date_trunc('hour', half, zone)
                 FROM generate_series(since, before - interval '1 microsecond', interval '30 minutes') AS half ORDER BY 1) END END;
     IF known IS NULL THEN
-        known := coalesce((SELECT t.currency FROM toll.tariff_quarters t WHERE t.quarter >= since AND t.quarter < before LIMIT 1),
+        known := coalesce((SELECT t.currency FROM toll.tariff_quarters t WHERE t.quarter >= since AND t.quarter < before ORDER BY t.quarter LIMIT 1),
                           (SELECT u.currency FROM toll.usage_rollup u
-                           WHERE u.component = 'tariff' AND u.quarter >= greatest(since, summed) AND u.quarter < before LIMIT 1), '');
+                           WHERE u.component = 'tariff' AND u.quarter >= greatest(since, summed) AND u.quarter < before ORDER BY u.quarter LIMIT 1), '');
     END IF;
     PERFORM set_config('timezone', zone, true);
     WITH ended AS (
-        SELECT width_bucket(q.quarter, starts) AS period, sum(q.quantity) AS minutes, sum(q.charge - q.waived) AS revenue,
+        SELECT width_bucket(q.quarter, starts) AS period, sum(q.quantity) AS minutes,
+               sum(q.charge) - coalesce(sum(q.waived) FILTER (WHERE q.waived <> 0), 0) AS revenue,
                sum(q.sessions) AS sessions, sum(q.unrated_charge) FILTER (WHERE q.unrated_charge <> 0) AS unrated, bool_or(q.currency <> known) AS mixed
         FROM (SELECT t.quarter, t.currency, t.quantity, t.charge, t.waived, t.sessions, t.unrated_charge
               FROM toll.tariff_quarters t
@@ -89,7 +90,7 @@ BEGIN
         LEFT JOIN ended e ON e.period = b.period
         ORDER BY b.period
     )
-    -- As text first: thousands of buckets take half as long as when each is made a jsonb.
+    -- As text first: thousands of buckets take two thirds of the time that they take when each is made a jsonb.
     SELECT bool_or(p.mixed),
            string_agg(concat('{"period_start": ', to_json(p.period_start), ', "total_minutes": ', trim_scale(p.minutes), ', "total_revenue": ',
                              coalesce(trim_scale(p.revenue)::text, 'null'), ', "sessions_count": ', p.sessions, '}'), ', '),
