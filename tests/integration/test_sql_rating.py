@@ -326,3 +326,19 @@ def test_what_was_rated_is_not_rated_again(book: Book) -> None:
     assert book.db.query("SELECT lsn, events FROM toll.rating_progress") == [(500, 20)]
     assert len(book.lines()) == 20
     book.check_rollup()
+
+
+def test_the_daemons_rating_does_not_wait_for_the_disk(book: Book) -> None:
+    """Else each cut-off would: see toll.rate_free()."""
+    book.batch((book.session(account_id="a"), "llm", {"input_tokens": 1, "output_tokens": 0}))
+    connection = book.db.connect()
+    try:
+        with connection.cursor() as cursor:
+            seen = []
+            for statement in ("SHOW synchronous_commit", "BEGIN", f"SELECT events FROM toll.rate_free('{JOURNAL}', 0, 5)", "SHOW synchronous_commit",
+                              "COMMIT", "SHOW synchronous_commit"):
+                cursor.execute(statement)
+                seen += [row[0] for row in cursor.fetchall()] if cursor.description else []
+        assert seen == ["on", 1, "off", "on"]
+    finally:
+        connection.close()
