@@ -57,7 +57,8 @@ static int load_some(struct pg *pg, const char *writer, const char *writers, str
     r = pg_query(pg, &result,
                  "SELECT u.n - 1, t.seen, CASE WHEN t.writers = $4::integer THEN t.revision END, t.writer, t.writers "
                  "FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS u (uid, stream_id, n) "
-                 "JOIN toll.streams AS t ON t.uid = u.uid AND t.stream_id = u.stream_id "
+                 "CROSS JOIN LATERAL (SELECT s.seen, s.revision, s.writer, s.writers FROM toll.streams AS s "
+                 "WHERE s.uid = u.uid AND s.stream_id = u.stream_id OFFSET 0) AS t "
                  "WHERE t.writers <> $4::integer OR t.writer = $3::integer",
                  4, parameters);
     if (r < 0)
@@ -141,8 +142,9 @@ static int write_streams(struct pg *pg, const char *writer, const char *writers,
         "UPDATE toll.streams AS t SET base = least(t.base, u.base), seen = u.seen, revision = t.revision + 1, "
         "client = coalesce(u.client, t.client), pid = u.pid, last_seen_at = now() FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], "
         "$4::int8multirange[], $5::bigint[], $6::text[], $7::integer[]) AS u (uid, stream_id, base, seen, revision, client, pid) "
-        "WHERE t.uid = u.uid AND t.stream_id = u.stream_id AND t.writer = $8::integer AND t.writers = $9::integer "
-        "AND t.revision = u.revision";
+        "CROSS JOIN LATERAL (SELECT s.ctid FROM toll.streams AS s WHERE s.uid = u.uid AND s.stream_id = u.stream_id "
+        "AND s.writer = $8::integer AND s.writers = $9::integer OFFSET 0) AS found "
+        "WHERE t.ctid = found.ctid AND t.revision = u.revision";
     int64_t written;
     size_t picked;
     int r = fill_stream_arrays(arrays, streams, count, fresh, &picked);

@@ -92,6 +92,7 @@ DECLARE
     reported text[];
     dear     text[];
     debits   toll.session_debit[];
+    first    record;
 BEGIN
     SELECT array_agg(p.account_id), array_agg(p.account_id) FILTER (WHERE p.planned OR p.returned), array_agg(p.account_id) FILTER (WHERE p.reported),
            array_agg(p.account_id) FILTER (WHERE p.charge >= 1e9 OR p.planned)
@@ -107,13 +108,16 @@ BEGIN
         booked := toll.spare_wallets(booked);
     END IF;
     IF reported IS NOT NULL THEN
-        UPDATE public.accounts AS a SET reported_meters = a.reported_meters || m.meters
-        FROM (SELECT l.account_id, array_agg(DISTINCT l.model) AS meters
-              FROM unnest(booked) AS l
-              WHERE l.component = 'meter' AND l.kind = 'usage' AND l.model IN ('api_call', 'voice_minute') AND l.account_id = ANY (reported)
-                AND NOT EXISTS (SELECT FROM public.accounts AS k WHERE k.account_id = l.account_id AND l.model = ANY (k.reported_meters))
-              GROUP BY l.account_id) AS m
-        WHERE a.account_id = m.account_id;
+        FOR first IN
+            SELECT l.account_id, array_agg(DISTINCT l.model) AS meters
+            FROM unnest(booked) AS l
+            WHERE l.component = 'meter' AND l.kind = 'usage' AND l.model IN ('api_call', 'voice_minute') AND l.account_id = ANY (reported)
+              -- OFFSET 0: by its key, whatever the planner thinks of the table.
+              AND NOT EXISTS (SELECT FROM public.accounts AS k WHERE k.account_id = l.account_id AND l.model = ANY (k.reported_meters) OFFSET 0)
+            GROUP BY l.account_id ORDER BY l.account_id
+        LOOP
+            UPDATE public.accounts AS a SET reported_meters = a.reported_meters || first.meters WHERE a.account_id = first.account_id;
+        END LOOP;
     END IF;
     debits := toll.write_lines(batch, booked);
 

@@ -40,29 +40,31 @@ BEGIN
     -- What is counted: usage frames by their meter; calls of an llm as api_call and voice sessions as voice_minute, until a usage frame reports the
     -- account's. A session whose end was corrected counts the difference, in each month.
     WITH l AS MATERIALIZED (
-        SELECT u.* FROM unnest(add_overage.lines) AS u
+        -- reported_at: where the account's first usage frame of that meter is among these.
+        SELECT u.*, m.meter, min(u.place) FILTER (WHERE u.component = 'meter') OVER (PARTITION BY u.account_id, m.meter) AS reported_at
+        FROM unnest(add_overage.lines) AS u
+        CROSS JOIN LATERAL (
+            SELECT CASE u.component WHEN 'llm' THEN 'api_call' WHEN 'session' THEN 'voice_minute' ELSE u.model END AS meter) AS m
     ), counted AS MATERIALIZED (
-        SELECT l.account_id, l.scope_plan, l.event_id, l.session_id, m.meter, p.period_start, max(l.place) AS place,
+        SELECT l.account_id, l.scope_plan, l.event_id, l.session_id, l.meter, p.period_start, max(l.place) AS place,
                max(l.occurred_at) AS occurred_at, sum(m.quantity) AS quantity, min(l.sessions) < 0 AS corrected,
                max(l.currency) AS currency, max(l.business_id) AS business_id, max(l.closed_until) AS closed_until
         FROM l
-        JOIN public.accounts AS a ON a.account_id = l.account_id
-        CROSS JOIN LATERAL (
-            SELECT CASE l.component WHEN 'llm' THEN 'api_call' WHEN 'session' THEN 'voice_minute' ELSE l.model END AS meter,
-                   CASE l.component WHEN 'llm' THEN l.events ELSE l.quantity END AS quantity) AS m
+        -- OFFSET 0: by its key, whatever the planner thinks of the table.
+        CROSS JOIN LATERAL (SELECT c.time_zone, c.reported_meters FROM public.accounts AS c WHERE c.account_id = l.account_id OFFSET 0) AS a
+        CROSS JOIN LATERAL (SELECT CASE l.component WHEN 'llm' THEN l.events ELSE l.quantity END AS quantity) AS m
         CROSS JOIN LATERAL (SELECT date_trunc('month', l.occurred_at AT TIME ZONE a.time_zone)::date AS period_start) AS p
         WHERE l.reason = 'plan' AND l.component IN ('llm', 'meter', 'telephony', 'session')
           AND (l.component IN ('meter', 'telephony')
-               OR (m.meter <> ALL (a.reported_meters)
-                   AND NOT EXISTS (SELECT FROM l AS f WHERE f.account_id = l.account_id AND f.component = 'meter' AND f.model = m.meter
-                                                        AND f.place < l.place)))
-        GROUP BY l.account_id, l.scope_plan, l.event_id, l.session_id, m.meter, p.period_start
+               OR (l.meter <> ALL (a.reported_meters) AND (l.reported_at < l.place) IS NOT TRUE))
+        GROUP BY l.account_id, l.scope_plan, l.event_id, l.session_id, l.meter, p.period_start
         HAVING sum(m.quantity) <> 0
     ), running AS MATERIALIZED (
         SELECT c.*, q.included_quantity, q.overage_price_cents, q.quota_limit, u.alerted_at, coalesce(u.quantity, 0) + sum(c.quantity) OVER w AS after
         FROM counted AS c
         LEFT JOIN public.usage_quotas AS q ON q.plan_id = c.scope_plan AND q.event_type = c.meter
-        LEFT JOIN toll.plan_usage AS u ON u.account_id = c.account_id AND u.period_start = c.period_start AND u.event_type = c.meter
+        LEFT JOIN LATERAL (SELECT k.quantity, k.alerted_at FROM toll.plan_usage AS k
+                           WHERE k.account_id = c.account_id AND k.period_start = c.period_start AND k.event_type = c.meter OFFSET 0) AS u ON true
         WINDOW w AS (PARTITION BY c.account_id, c.period_start, c.meter ORDER BY c.place ROWS UNBOUNDED PRECEDING)
     ), beyond AS MATERIALIZED (
         SELECT o.*, CASE WHEN abs(o.overage) * o.overage_price_cents < 1e13 - 1 -- a line holds eleven digits before the point
@@ -118,7 +120,7 @@ BEGIN
         -- By corrections, before any line here takes of it. Of an earlier trial there may be more than this one used.
         SELECT l.account_id, sum(l.waived) AS waived FROM l WHERE l.waived < 0 AND l.account_id IS NOT NULL GROUP BY l.account_id
     ), trials AS MATERIALIZED (
-        SELECT a.account_id, a.trial_ends_at, a.trial_used, greatest(a.trial_used + coalesce(r.waived, 0), 0) AS used, a.trial_allowance
+        SELECT a.account_id, a.ctid AS spot, a.trial_ends_at, a.trial_used, greatest(a.trial_used + coalesce(r.waived, 0), 0) AS used, a.trial_allowance
         FROM public.accounts AS a
         LEFT JOIN returned AS r ON r.account_id = a.account_id
         WHERE a.account_id = ANY (waive_trials.locked) -- no other one has an allowance left, whoever gives it back now
@@ -131,10 +133,10 @@ BEGIN
         WINDOW w AS (PARTITION BY l.account_id ORDER BY l.place ROWS UNBOUNDED PRECEDING)
     ), used AS (
         UPDATE public.accounts AS a SET trial_used = n.used
-        FROM (SELECT t.account_id, t.trial_used, t.used + coalesce(sum(c.waived), 0) AS used
+        FROM (SELECT t.spot, t.trial_used, t.used + coalesce(sum(c.waived), 0) AS used
               FROM trials AS t LEFT JOIN covered AS c ON c.account_id = t.account_id
-              GROUP BY t.account_id, t.trial_used, t.used) AS n
-        WHERE a.account_id = n.account_id AND n.used <> n.trial_used
+              GROUP BY t.spot, t.trial_used, t.used) AS n
+        WHERE a.ctid = n.spot AND n.used <> n.trial_used -- it is locked, so it stays there
     )
     SELECT array_agg(ROW(
         l.place, l.event_id, l.occurred_at, l.session_id, l.account_id, l.business_id, l.component, l.provider, l.model, l.variant, l.quantities,
@@ -183,7 +185,8 @@ BEGIN
     FROM (SELECT l.account_id, l.currency, sum(l.charge - l.waived) AS due
           FROM unnest(spare_wallets.lines) AS l
           WHERE l.minutes IS NULL AND l.charge > l.waived GROUP BY l.account_id, l.currency) AS d
-    JOIN public.customer_balance AS b ON b.user_id = d.account_id AND b.currency = d.currency
+    CROSS JOIN LATERAL (SELECT k.user_id, k.balance FROM public.customer_balance AS k
+                        WHERE k.user_id = d.account_id AND k.currency = d.currency OFFSET 0) AS b
     WHERE d.due >= 99999999999 OR b.balance - d.due <= -99999999999;
     IF full_ones IS NULL THEN
         RETURN spare_wallets.lines;

@@ -40,7 +40,7 @@ BEGIN
            CASE WHEN s.trial_days > 0 THEN s.trial_allowance END
     FROM (SELECT DISTINCT u.name FROM unnest(meet_accounts.names) AS u (name)
           WHERE octet_length(u.name) BETWEEN 1 AND 256
-            AND NOT EXISTS (SELECT FROM public.accounts AS a WHERE a.account_id = u.name)) AS n
+            AND NOT EXISTS (SELECT FROM public.accounts AS a WHERE a.account_id = u.name OFFSET 0)) AS n
     CROSS JOIN toll.rating_settings AS s
     ORDER BY n.name
     ON CONFLICT (account_id) DO NOTHING;
@@ -48,6 +48,7 @@ END $$;
 REVOKE ALL ON FUNCTION toll.meet_accounts(text[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.meet_accounts(text[]) IS 'Makes those of these accounts that are not there yet, with the defaults of toll.rating_settings';
 
+-- In all that follows each row is looked up by its key (OFFSET 0): plans are kept, and one from when a table was empty would go through all of it for each.
 -- What metadata say of a session (toll.named_sessions), where its account is not known yet: all of it is fixed when the account is.
 CREATE OR REPLACE FUNCTION toll.meet_sessions(ids uuid[])
 RETURNS TABLE (session_id uuid, account_id text, hold_id uuid, is_new boolean, old_business_id text)
@@ -92,10 +93,13 @@ BEGIN
     SET account_id = a.account_id, charge_by = a.charge_by, plan_id = a.plan_id, tariff_id = a.tariff_id, currency = a.currency,
         channel = n.channel, business_id = n.business_id, enterprise_id = n.enterprise_id, workflow_name = n.workflow_name,
         call_id = n.call_id, hold_id = n.hold_id, resolved_at = now()
-    FROM toll.rated_sessions AS h
-    JOIN toll.named_sessions AS n ON n.session_id = h.session_id
-    JOIN public.accounts AS a ON a.account_id = n.account_name
-    WHERE h.session_id = ANY (unknown) AND h.account_id IS NULL AND r.session_id = h.session_id
+    FROM unnest(unknown) AS u (session_id)
+    CROSS JOIN LATERAL (SELECT k.ctid AS place, k.session_id, k.account_id, k.business_id FROM toll.rated_sessions AS k
+                        WHERE k.session_id = u.session_id OFFSET 0) AS h
+    CROSS JOIN LATERAL (SELECT k.* FROM toll.named_sessions AS k WHERE k.session_id = h.session_id OFFSET 0) AS n
+    CROSS JOIN LATERAL (SELECT c.account_id, c.charge_by, c.plan_id, c.tariff_id, c.currency FROM public.accounts AS c
+                        WHERE c.account_id = n.account_name OFFSET 0) AS a
+    WHERE h.account_id IS NULL AND r.ctid = h.place -- it is locked, so it stays there
     RETURNING r.session_id, r.account_id, r.hold_id, false, h.business_id;
 END $$;
 REVOKE ALL ON FUNCTION toll.meet_sessions(uuid[]) FROM PUBLIC;

@@ -55,7 +55,8 @@ BEGIN
             SELECT c.account_id, c.period_start, c.meter, u.quantity, q.quota_limit
             FROM (SELECT DISTINCT n.account_id, date_trunc('month', n.quarter AT TIME ZONE a.time_zone)::date AS period_start, a.plan_id,
                          toll.meter_name(n.component, n.model) AS meter
-                  FROM unnest(gained) AS n JOIN public.accounts AS a ON a.account_id = n.account_id
+                  FROM unnest(gained) AS n
+                  CROSS JOIN LATERAL (SELECT k.time_zone, k.plan_id, k.charge_by FROM public.accounts AS k WHERE k.account_id = n.account_id OFFSET 0) AS a
                   WHERE n.component <> 'tariff' AND a.charge_by <> 'plan') AS c
             JOIN public.usage_quotas AS q ON q.plan_id = c.plan_id AND q.event_type = c.meter
             CROSS JOIN LATERAL (

@@ -33,7 +33,7 @@ BEGIN
           FROM unnest(add_usage_days.gained || add_usage_days.lost) AS c
           WHERE c.component IN ('llm', 'session', 'meter', 'telephony')) AS b
     CROSS JOIN toll.rating_settings AS s
-    LEFT JOIN public.accounts AS a ON a.account_id = b.business_id
+    LEFT JOIN LATERAL (SELECT k.time_zone FROM public.accounts AS k WHERE k.account_id = b.business_id OFFSET 0) AS a ON true
     WHERE b.business_id <> ''
     ON CONFLICT (business_id) DO NOTHING;
 
@@ -43,7 +43,9 @@ BEGIN
            sum(c.sign * CASE c.component WHEN 'llm' THEN c.events ELSE c.quantity END)
     FROM (SELECT 1 AS sign, g.* FROM unnest(add_usage_days.gained) AS g
           UNION ALL SELECT -1, l.* FROM unnest(add_usage_days.lost) AS l) AS c
-    JOIN toll.business_zones AS z ON z.business_id = toll.business_name(c.business_id, c.account_id)
+    -- OFFSET 0: by its key, whatever the planner thinks of the table.
+    CROSS JOIN LATERAL (SELECT k.business_id, k.time_zone FROM toll.business_zones AS k
+                        WHERE k.business_id = toll.business_name(c.business_id, c.account_id) OFFSET 0) AS z
     WHERE c.component IN ('llm', 'session', 'meter', 'telephony')
     GROUP BY 1, 2, 3, 4, 5
     ON CONFLICT (business_id, day, account_id, meter, derived)

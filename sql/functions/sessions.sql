@@ -64,7 +64,7 @@ BEGIN
         SELECT FROM (SELECT e.batch_id FROM public.billing_events AS e WHERE e.session_id = heard_since.session
                      UNION ALL
                      SELECT t.batch_id FROM public.session_transcripts AS t WHERE t.session_id = heard_since.session) AS r
-        LEFT JOIN toll.batches AS b ON b.batch_id = r.batch_id
+        LEFT JOIN LATERAL (SELECT a.batch_id, a.last_received_at FROM toll.batches AS a WHERE a.batch_id = r.batch_id OFFSET 0) AS b ON true
         WHERE CASE WHEN b.batch_id IS NOT NULL THEN b.last_received_at
                    -- Rolled up: it came then, or earlier.
                    ELSE (SELECT u.last_received_at FROM toll.batch_rollups AS u WHERE u.last_batch_id >= r.batch_id ORDER BY u.last_batch_id LIMIT 1)
@@ -225,8 +225,10 @@ BEGIN
     RETURN QUERY
     SELECT s.session_id
     FROM toll.open_sessions AS o
-    JOIN public.billing_sessions AS s ON s.session_id = o.session_id
-    LEFT JOIN toll.journals AS j ON j.journal_id = s.owner_journal AND j.writer = s.owner_writer
+    CROSS JOIN LATERAL (SELECT b.session_id, b.ended_at, b.owner_journal, b.owner_writer, b.updated_at FROM public.billing_sessions AS b
+                        WHERE b.session_id = o.session_id OFFSET 0) AS s
+    LEFT JOIN LATERAL (SELECT k.seen_at FROM toll.journals AS k
+                       WHERE k.journal_id = s.owner_journal AND k.writer = s.owner_writer OFFSET 0) AS j ON true
     WHERE s.ended_at IS NULL
       AND ((s.owner_journal = idle_sessions.journal AND s.owner_writer = idle_sessions.writer)
            OR j.seen_at IS NULL OR j.seen_at < now() - make_interval(secs => silent_secs))

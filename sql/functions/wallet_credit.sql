@@ -179,7 +179,8 @@ BEGIN
     WITH found AS MATERIALIZED (
         SELECT a.user_id, a.currency, s.state, c.state AS old_state, least(a.next_lapse, m.check_at) AS check_at, c.check_at AS old_check_at
         FROM toll.available_credit(wallets, at) AS a
-        LEFT JOIN toll.wallet_credit AS c ON c.user_id = a.user_id AND c.currency = a.currency
+        LEFT JOIN LATERAL (SELECT k.state, k.check_at FROM toll.wallet_credit AS k
+                           WHERE k.user_id = a.user_id AND k.currency = a.currency OFFSET 0) AS c ON true
         CROSS JOIN LATERAL (
             SELECT CASE WHEN a.available <= 0 THEN 'exhausted' WHEN a.available <= a.threshold THEN 'low' ELSE 'ok' END
         ) AS s (state)
@@ -233,12 +234,12 @@ BEGIN
         FROM toll.rated_sessions AS s
         WHERE s.account_id = ANY (mark_sessions.accounts) AND s.ended_at IS NULL
         UNION ALL
-        SELECT s.*
+        SELECT s.session_id, s.account_id, CASE s.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE s.currency END
         FROM (SELECT DISTINCT u.id FROM unnest(mark_sessions.sessions) AS u (id)) AS n
-        CROSS JOIN LATERAL (
-            SELECT r.session_id, r.account_id, CASE r.charge_by WHEN 'prepaid_minutes' THEN 'minutes' ELSE r.currency END
-            FROM toll.rated_sessions AS r
-            WHERE r.session_id = n.id AND r.ended_at IS NULL AND r.account_id <> ALL (coalesce(mark_sessions.accounts, '{}')) OFFSET 0) AS s
+        -- Nothing but the key within: else the index of live sessions would do, all of it for each.
+        CROSS JOIN LATERAL (SELECT r.session_id, r.account_id, r.charge_by, r.currency, r.ended_at FROM toll.rated_sessions AS r
+                            WHERE r.session_id = n.id OFFSET 0) AS s
+        WHERE s.ended_at IS NULL AND s.account_id <> ALL (coalesce(mark_sessions.accounts, '{}'))
     ), wallets AS MATERIALIZED (
         SELECT k.user_id, k.currency, c.state
         FROM (SELECT DISTINCT l.account_id AS user_id, l.wallet AS currency FROM live AS l) AS k

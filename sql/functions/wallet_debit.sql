@@ -31,10 +31,11 @@ BEGIN
                format('toll:%s:%s', book_debits.batch, coalesce(w.session_id::text, w.account_id)) ||
                    -- An account's currency can have changed since earlier usage that is corrected now.
                    CASE WHEN row_number() OVER twin = 1 THEN '' ELSE ':' || w.currency END AS transaction_id,
+               b.place,
                b.balance - sum(w.amount) OVER wallet AS after,
                b.balance - sum(w.amount) OVER wallet + w.amount AS before
         FROM wanted AS w
-        CROSS JOIN LATERAL (SELECT c.balance FROM public.customer_balance AS c
+        CROSS JOIN LATERAL (SELECT c.balance, c.ctid AS place FROM public.customer_balance AS c
                             WHERE c.user_id = w.account_id AND c.currency = w.currency OFFSET 0) AS b
         WINDOW wallet AS (PARTITION BY w.account_id, w.currency ORDER BY w.session_id ROWS UNBOUNDED PRECEDING),
                twin AS (PARTITION BY w.account_id, w.session_id, w.currency = 'minutes' ORDER BY w.currency)
@@ -57,13 +58,14 @@ BEGIN
         FROM (SELECT t.session_id, sum(t.amount) AS amount FROM booked AS t
               -- Nobody asks what other sessions were debited: their rows stay as they are.
               WHERE (t.session_id IN (SELECT unnest(book_debits.holding))) IS TRUE GROUP BY t.session_id) AS k
-        WHERE s.session_id = k.session_id
+        CROSS JOIN LATERAL (SELECT r.ctid AS place FROM toll.rated_sessions AS r WHERE r.session_id = k.session_id OFFSET 0) AS f
+        WHERE s.ctid = f.place
     ), total AS (
-        SELECT k.account_id, k.currency, sum(k.amount) AS amount FROM booked AS k GROUP BY k.account_id, k.currency
+        SELECT k.place, sum(k.amount) AS amount FROM booked AS k GROUP BY k.place
     )
     UPDATE public.customer_balance AS b SET balance = b.balance - t.amount, updated_at = clock_timestamp()
     FROM total AS t
-    WHERE b.user_id = t.account_id AND b.currency = t.currency;
+    WHERE b.ctid = t.place; -- all these rows are locked, so they stay there
 END $$;
 REVOKE ALL ON FUNCTION toll.book_debits(bigint, toll.session_debit[], text[], uuid[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.book_debits(bigint, toll.session_debit[], text[], uuid[]) IS
@@ -164,7 +166,10 @@ BEGIN
           FROM toll.rated_sessions AS r
           WHERE r.session_id = ANY (link_holds.sessions) AND r.hold_id IS NOT NULL
           ORDER BY r.hold_id, r.started_at, r.session_id) AS s
-    WHERE h.hold_id = s.hold_id AND h.user_id = s.account_id AND h.session_id IS NULL AND h.released_at IS NULL;
+    CROSS JOIN LATERAL (SELECT k.ctid AS place, k.user_id, k.session_id, k.released_at FROM public.credit_holds AS k
+                        WHERE k.hold_id = s.hold_id OFFSET 0) AS f
+    WHERE h.ctid = f.place -- its wallet is locked, so it stays there
+      AND f.user_id = s.account_id AND f.session_id IS NULL AND f.released_at IS NULL;
     GET DIAGNOSTICS linked = ROW_COUNT;
     RETURN linked;
 END $$;
@@ -182,14 +187,20 @@ DECLARE
     accounts text[];
     released bigint;
 BEGIN
-    SELECT array_agg(DISTINCT h.user_id) INTO accounts FROM public.credit_holds AS h
-    WHERE h.session_id = ANY (release_holds.sessions) AND h.released_at IS NULL;
+    -- Nothing but the key within: else the index of open holds would do, all of it for each.
+    SELECT array_agg(DISTINCT h.user_id) INTO accounts
+    FROM unnest(release_holds.sessions) AS u (id)
+    CROSS JOIN LATERAL (SELECT k.user_id, k.released_at FROM public.credit_holds AS k WHERE k.session_id = u.id OFFSET 0) AS h
+    WHERE h.released_at IS NULL;
     IF accounts IS NULL THEN
         RETURN 0;
     END IF;
     PERFORM toll.lock_wallets(accounts);
     UPDATE public.credit_holds AS h SET released_at = least(clock_timestamp(), h.expires_at)
-    WHERE h.session_id = ANY (release_holds.sessions) AND h.released_at IS NULL;
+    FROM unnest(release_holds.sessions) AS u (id)
+    CROSS JOIN LATERAL (SELECT k.ctid AS place, k.released_at FROM public.credit_holds AS k WHERE k.session_id = u.id OFFSET 0) AS f
+    WHERE h.ctid = f.place -- its wallet is locked, so it stays there
+      AND f.released_at IS NULL;
     GET DIAGNOSTICS released = ROW_COUNT;
     PERFORM toll.follow_credit(accounts, '{}');
     RETURN released;
