@@ -165,3 +165,20 @@ class Book:
 
 def hours(number: float) -> timedelta:
     return timedelta(hours=number)
+
+
+def seconds(number: float) -> timedelta:
+    return timedelta(seconds=number)
+
+
+def priced(book: Book, price: str = "1") -> None:
+    """A token and a minute of speech cost that much, and so does a meter's unit."""
+    for dimension in ("input", "output"):
+        book.price("llm", dimension, price, unit=1, side="both")
+    book.price("stt", "minutes", price, unit=1, side="both")
+
+
+def quota(book: Book, meter: str, included: str, cents: str, limit: str | None = None) -> None:
+    book.db.execute("INSERT INTO usage_quotas VALUES ('basic', %s, %s, %s, %s) ON CONFLICT (plan_id, event_type) DO UPDATE SET"
+                    " included_quantity = excluded.included_quantity, overage_price_cents = excluded.overage_price_cents,"
+                    " quota_limit = excluded.quota_limit", meter, D(included), D(limit) if limit else None, D(cents))
