@@ -85,25 +85,58 @@ BEGIN
         WHERE r.after > r.quota_limit AND r.alerted_at IS NULL
         ORDER BY r.account_id, r.period_start, r.meter, r.place
         RETURNING pg_notify('toll_quota', account_id) AS told
+    ), crossing AS MATERIALIZED (
+        -- Ends that move over that of the trial, within a month: a trial covers a charge or does not. So what the session was charged is taken back, and charged anew.
+        SELECT n.account_id, n.session_id, n.scope_plan, n.business_id, n.currency, n.closed_until, n.meter, n.old_place, n.old_at, n.place, n.occurred_at,
+               e.charge, e.waived, e.quantity, e.overage
+        FROM (SELECT l.*, lag(l.place) OVER w AS old_place, lag(l.occurred_at) OVER w AS old_at
+              FROM l WHERE l.component = 'session' AND l.reason = 'plan'
+              WINDOW w AS (PARTITION BY l.account_id, l.session_id ORDER BY l.place)) AS n
+        CROSS JOIN LATERAL (SELECT c.time_zone, c.trial_ends_at FROM public.accounts AS c WHERE c.account_id = n.account_id OFFSET 0) AS a
+        CROSS JOIN LATERAL (SELECT sum(c.charge) AS charge, sum(c.waived) AS waived, sum((c.quantities ->> 'quantity')::numeric) AS quantity,
+                                   sum((c.quantities ->> 'overage')::numeric) AS overage
+                            FROM public.billing_charges AS c
+                            WHERE c.session_id = n.session_id AND c.account_id = n.account_id AND c.kind = 'overage' AND c.event_id IS NULL
+                              AND c.charge IS NOT NULL OFFSET 0) AS e
+        WHERE (n.old_at < a.trial_ends_at) <> (n.occurred_at < a.trial_ends_at)
+          AND date_trunc('month', n.old_at AT TIME ZONE a.time_zone) = date_trunc('month', n.occurred_at AT TIME ZONE a.time_zone)
+          AND (e.charge <> 0 OR e.waived <> 0)
+          AND NOT EXISTS (SELECT FROM beyond AS b WHERE b.session_id = n.session_id AND b.event_id IS NULL AND b.charge IS NULL OFFSET 0)
+    ), lines AS (
+        SELECT b.place + 1 AS place, b.event_id, b.occurred_at, b.session_id, b.account_id, b.business_id, b.meter, b.quantity, b.overage, b.charge,
+               CASE WHEN NOT b.corrected OR e.waived IS NULL OR b.charge IS NULL THEN 0 ELSE toll.given_back(e.waived, e.charge + b.charge) END AS waived,
+               b.currency, b.corrected, b.closed_until, b.scope_plan
+        FROM beyond AS b
+        LEFT JOIN LATERAL (SELECT sum(c.charge) AS charge, sum(c.waived) AS waived FROM public.billing_charges AS c
+                           WHERE b.corrected AND c.session_id = b.session_id AND c.kind = 'overage' AND c.event_id IS NULL OFFSET 0) AS e ON true
+        WHERE b.overage <> 0 AND (b.event_id IS NULL AND b.session_id IN (SELECT x.session_id FROM crossing AS x)) IS NOT TRUE
+        UNION ALL
+        SELECT x.old_place + 1, NULL, x.old_at, x.session_id, x.account_id, x.business_id, x.meter, -x.quantity, -x.overage, -x.charge, -x.waived,
+               x.currency, true, x.closed_until, x.scope_plan
+        FROM crossing AS x
+        UNION ALL
+        SELECT x.place + 1, NULL, x.occurred_at, x.session_id, x.account_id, x.business_id, x.meter, x.quantity + coalesce(b.quantity, 0),
+               x.overage + coalesce(b.overage, 0), x.charge + coalesce(b.charge, 0), 0, x.currency, true, x.closed_until, x.scope_plan
+        FROM crossing AS x
+        LEFT JOIN LATERAL (SELECT k.quantity, k.overage, k.charge FROM beyond AS k
+                           WHERE k.session_id = x.session_id AND k.event_id IS NULL AND k.meter = x.meter OFFSET 0) AS b ON true
+        WHERE x.charge + coalesce(b.charge, 0) <> 0 OR x.overage + coalesce(b.overage, 0) <> 0
     )
     SELECT array_agg(ROW(
-        b.place + 1, b.event_id, b.occurred_at, b.session_id, b.account_id, b.business_id, 'meter', NULL, b.meter, NULL,
-        jsonb_build_object('quantity', b.quantity, 'overage', b.overage), NULL, NULL, NULL, b.charge,
-        CASE WHEN NOT b.corrected OR e.waived IS NULL OR b.charge IS NULL THEN 0 ELSE toll.given_back(e.waived, e.charge + b.charge) END,
-        b.currency, NULL, NULL, 'overage', CASE WHEN b.corrected THEN 'duration corrected' END, b.closed_until, b.scope_plan, NULL, NULL,
-        CASE WHEN b.charge IS NULL THEN toll.unheld('overage') END,
-        0, 0, 0, 0, 0, 0, 0, 0, 0, (b.charge IS NULL)::integer)::toll.rated_line ORDER BY b.place)
+        n.place, n.event_id, n.occurred_at, n.session_id, n.account_id, n.business_id, 'meter', NULL, n.meter, NULL,
+        jsonb_build_object('quantity', n.quantity, 'overage', n.overage), NULL, NULL, NULL, n.charge, n.waived,
+        n.currency, NULL, NULL, 'overage', CASE WHEN n.corrected THEN 'duration corrected' END, n.closed_until, n.scope_plan, NULL, NULL,
+        CASE WHEN n.charge IS NULL THEN toll.unheld('overage') END,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, (n.charge IS NULL)::integer)::toll.rated_line ORDER BY n.place)
     INTO added
-    FROM beyond AS b
-    LEFT JOIN LATERAL (SELECT sum(c.charge) AS charge, sum(c.waived) AS waived FROM public.billing_charges AS c
-                       WHERE b.corrected AND c.session_id = b.session_id AND c.kind = 'overage' AND c.event_id IS NULL OFFSET 0) AS e ON true
-    WHERE b.charge <> 0 OR b.overage <> 0;
+    FROM lines AS n;
     RETURN add_overage.lines || coalesce(added, '{}');
 END $$;
 REVOKE ALL ON FUNCTION toll.add_overage(toll.rated_line[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.add_overage(toll.rated_line[]) IS
     'These lines, and a line of kind overage for what of each event, or of a session''s end, goes beyond the plan''s included quantity in the calendar month of the'
-    ' account''s time zone; counts it (toll.plan_usage) and raises quota alerts. The accounts are locked (toll.lock_schemes)';
+    ' account''s time zone; counts it (toll.plan_usage) and raises quota alerts. Of a session whose corrected end moves over that of the trial, what it was charged is'
+    ' taken back and charged anew, for the trial to waive or not. The accounts are locked (toll.lock_schemes)';
 
 CREATE OR REPLACE FUNCTION toll.waive_trials(lines toll.rated_line[], locked text[])
 RETURNS toll.rated_line[]

@@ -173,3 +173,24 @@ def test_overage_is_waived_on_trial(book: Book) -> None:
     book.batch(*((None, "usage", {"account": "a", "meter": "sms", "quantity": D("1")}) for _ in range(3)))
     book.rate()
     assert [(x["charge"], x["waived"]) for x in book.lines("kind = 'overage'")] == [(1, 1), (1, D("0.5")), (1, 0)]
+
+
+def test_overage_of_a_call_whose_corrected_end_is_after_the_trial_is_charged(book: Book) -> None:
+    quota(book, "voice_minute", "1", "100")
+    book.account("a", charge_by="plan", trial_ends_at=NOON + seconds(240), trial_allowance=D("5"))
+    book.wallet("a", 10_000)
+    first, second = book.session(account_id="a"), book.session(account_id="a")
+    # 240 s are not before 240 s. The first minute is included; calls last two minutes at first.
+    for s, start, end, due, used in ((first, 0, 120, 0, 1), (second, 60, 180, 0, 3), (second, 120, 240, 2, 1), (first, 130, 250, 3, 0), (second, 0, 120, 1, 2),
+                                     (second, 0, 180, 1, 3), (second, 120, 420, 6, 0), (first, 0, 60, 5, 0), (second, 0, 180, 0, 3)):
+        book.batch((s, "stt", {"audio_duration_ms": 1}))
+        book.change(s, started=NOON + seconds(start), ended=NOON + seconds(end))
+        book.rate()
+        assert book.db.query("SELECT trial_used, (SELECT sum(waived) FROM billing_charges) FROM accounts") == [(used, used)], (start, end)
+        assert book.balance("a") == 100 - due, (start, end)
+    assert book.db.value("SELECT sum(charge) FROM billing_charges WHERE kind = 'overage'") == 3
+    moved = book.lines("kind = 'overage' AND session_id = %s", second)[1:3]
+    assert [(x["quantities"], x["charge"], x["waived"], x["reason"]) for x in moved] == [
+        ({"quantity": -2, "overage": -2}, -2, -2, "duration corrected"), ({"quantity": 2, "overage": 2}, 2, 0, "duration corrected")]
+    assert [x["occurred_at"] for x in moved] == [NOON + seconds(180), NOON + seconds(240)]
+    book.check_rollup()
