@@ -16,10 +16,12 @@ enum {
     DRAIN_MOST = 20000, /* datagrams, when somebody asked to flush */
     TEND_MS = 250,      /* heartbeats, pages of dead workers, retries while paused */
     COLLECT_MS = 250,
-    MARK_MS = 20,    /* an idle log gets its mark after that */
-    GROUP_MS = 2,    /* from one sync's beginning to the next: on a fast disk they would cost more than the frames */
-    QUEUE_LONG = 64, /* a socket that holds as many datagrams may be left alone for a group, … */
-    REST_PART = 8,   /* … while no more than this part of it comes meanwhile */
+    MARK_MS = 20,       /* an idle log gets its mark after that */
+    GROUP_LEAST_MS = 2, /* from one sync's beginning to the next: on a fast disk they would cost more than the frames */
+    GROUP_MOST_MS = 5,
+    GROUP_PART = 20,         /* of a batch's age: who wants rows soon gets them soon */
+    QUEUE_LONG = 64,         /* a socket that holds as many datagrams may be left alone for a group, … */
+    REST_PART = 8,           /* … while no more than this part of it comes meanwhile */
     DESCRIPTORS_MOST = 4096, /* waiting to be closed, and … */
     DESCRIPTORS_PART = 4,    /* a quarter of all that this process may have, see descriptors_most() */
 };
@@ -219,16 +221,20 @@ static void on_group(uv_timer_t *timer);
  * wait for the others: so the socket is left alone until the next group. It wakes nobody meanwhile, which is cheaper for the workers as well. */
 static void rest_after(struct intake *intake, unsigned received, bool rested)
 {
-    uint64_t now_ms = uv_now(intake->loop), next_ms = intake->sync_started_ms + GROUP_MS;
-    bool close = rested || now_ms - intake->read_ms <= GROUP_MS;
+    uint64_t now_ms = uv_now(intake->loop), next_ms = intake->sync_started_ms + intake->group_ms;
+    uint64_t rest_ms = now_ms < next_ms ? next_ms - now_ms : intake->group_ms;
+    unsigned most = intake->options.queue / REST_PART;
+    bool close = rested || now_ms - intake->read_ms <= intake->group_ms;
 
     if (received == 0 || intake->stopping) /* its handles are closed */
         return;
     intake->read_ms = now_ms;
-    if (!close || intake->options.queue < QUEUE_LONG || received > intake->options.queue / REST_PART)
+    if (!close || intake->options.queue < QUEUE_LONG || received > most * intake->group_ms / GROUP_LEAST_MS)
         return;
+    if (received > most && rest_ms > GROUP_LEAST_MS) /* too much for a whole group */
+        rest_ms = GROUP_LEAST_MS;
     intake->resting = true;
-    uv_timer_start(&intake->group, on_group, now_ms < next_ms ? next_ms - now_ms : GROUP_MS, 0);
+    uv_timer_start(&intake->group, on_group, rest_ms, 0);
 }
 
 static void on_readable(uv_poll_t *handle, int status, int events)
@@ -321,7 +327,7 @@ static void on_group(uv_timer_t *timer)
 
 static void start_sync(struct intake *intake)
 {
-    uint64_t next_ms = intake->sync_started_ms + GROUP_MS, now_ms = uv_now(intake->loop);
+    uint64_t next_ms = intake->sync_started_ms + intake->group_ms, now_ms = uv_now(intake->loop);
 
     if (intake->syncing || intake->broken)
         return;
@@ -424,6 +430,7 @@ int intake_new(struct intake **ret, const struct intake_options *options, uv_loo
     intake->loop = loop;
     intake->fd = fd;
     intake->descriptors_most = descriptors_most();
+    intake->group_ms = GROUP_LEAST_MS;
     intake->at_once = (size_t)LISTENER_FDS_MAX * LISTENER_AT_ONCE <= intake->descriptors_most ? LISTENER_AT_ONCE : 1;
     intake->options.streams.attached = intake_show_on_page;
     intake->options.streams.context = intake;
@@ -485,6 +492,15 @@ void intake_renew(struct intake *intake, void (*renew)(void *context))
     watch_socket(intake);
     start_sync(intake); /* what waits for company must be durable first */
     check_stopped(intake);
+}
+
+void intake_set_batch_age(struct intake *intake, int64_t age_us)
+{
+    int64_t part_ms = age_us / GROUP_PART / 1000;
+
+    if (part_ms < GROUP_LEAST_MS)
+        part_ms = GROUP_LEAST_MS;
+    intake->group_ms = part_ms < GROUP_MOST_MS ? (uint64_t)part_ms : GROUP_MOST_MS;
 }
 
 void intake_set_quarantine_limit(struct intake *intake, uint64_t rows)

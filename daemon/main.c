@@ -235,6 +235,7 @@ static void on_stop_signal(uv_signal_t *handle, int number)
 static void set_watch_limits(struct tolld *d)
 {
     d->watch.batch_age_us = d->config.batch.age_us;
+    intake_set_batch_age(pipeline_intake(d->pipeline), d->watch.batch_age_us);
     d->watch.quarantine_limit = (uint64_t)d->config.limits.quarantine_rows;
     intake_set_quarantine_limit(pipeline_intake(d->pipeline), d->watch.quarantine_limit);
 }
