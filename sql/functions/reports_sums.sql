@@ -109,6 +109,9 @@ SET search_path = pg_catalog, pg_temp
 SET jit = off
 AS $$
 BEGIN
+    IF count_latencies.counted = '{}' THEN
+        RETURN; -- without the lock: rating has it where there were events, and else comes here with wallets locked, which others lock after it
+    END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('toll.meter_months', 0));
     INSERT INTO toll.latency_rollup AS r (quarter, component, provider, model, metric, bucket, events)
     SELECT n.* FROM unnest(count_latencies.counted) AS n ORDER BY 1, 2, 3, 4, 5, 6

@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Callable
 
-import psycopg2
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
@@ -113,24 +112,18 @@ def test_two_at_once_take_turns(book: Book, scheme: str, first: tuple[int, int] 
 @pytest.mark.parametrize("scheme", ["minutes", "plan"])
 def test_corrections_beside_debits_all_count_once(book: Book, scheme: str) -> None:
     calls = begin(book, scheme, 8)
-    debited, errors, again = [0] * len(PLACES), [], [0] * len(PLACES)
+    debited, errors = [0] * len(PLACES), []
 
     def work(number: int) -> None:
         dice = random.Random(number)
         connection = connect(book)
         try:
             for _ in range(EACH):
-                while True:
-                    call, minutes, what = dice.choice(calls), dice.randrange(1, 8), dice.choice((end, end, end, debit))
-                    try:
-                        with connection.cursor() as cursor:
-                            what(cursor, PLACES[number], call, minutes if what is debit else minutes * 60)
-                        connection.commit()
-                        debited[number] += minutes * (what is debit)
-                        break
-                    except psycopg2.errors.DeadlockDetected:
-                        connection.rollback()
-                        again[number] += 1
+                call, minutes, what = dice.choice(calls), dice.randrange(1, 8), dice.choice((end, end, end, debit))
+                with connection.cursor() as cursor:
+                    what(cursor, PLACES[number], call, minutes if what is debit else minutes * 60)
+                connection.commit()
+                debited[number] += minutes * (what is debit)
         except BaseException as error:
             errors.append(error)
         finally:
@@ -140,8 +133,6 @@ def test_corrections_beside_debits_all_count_once(book: Book, scheme: str) -> No
         each.start()
     for each in threads:
         each.join()
-    assert errors == []
-    for place in PLACES:
-        book.rate(place)  # what was queued by who had to begin again
-    print(f"{len(PLACES) * EACH} corrections and debits, {sum(again)} deadlocks, {book.db.value('SELECT sum(waived) FROM billing_charges')} waived")
+    assert errors == []  # deadlocks among them
+    print(f"{len(PLACES) * EACH} corrections and debits, {book.db.value('SELECT sum(waived) FROM billing_charges')} waived")
     check(book, sum(debited))
