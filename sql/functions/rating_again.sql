@@ -280,6 +280,11 @@ BEGIN
             RAISE EXCEPTION 'toll: rerate: more than % lines would change: take a shorter time', most USING ERRCODE = 'program_limit_exceeded';
         END IF;
     END LOOP;
+    IF NOT dry_run THEN
+        -- Nobody corrects these meanwhile: what makes up the difference to the old charge would come on top of the new one.
+        PERFORM FROM toll.rated_sessions AS r
+        WHERE r.ended_at >= from_at AND r.ended_at < to_at AND r.billed_minutes IS NOT NULL ORDER BY r.session_id FOR NO KEY UPDATE;
+    END IF;
     lines := lines || toll.rerate_tariffs(from_at, to_at);
 
     RETURN QUERY

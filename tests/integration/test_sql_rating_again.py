@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
-from harness import Database  # noqa: E402
+from harness import Database, wait_until  # noqa: E402
 from rating import NOON, OTHER, Book, D, hours  # noqa: E402
 from schema import JOURNAL  # noqa: E402
 
@@ -213,6 +213,34 @@ def test_tariff_is_rated_anew(book: Book) -> None:
     assert rerate(book) == []
     assert (book.balance("m"), book.balance("p", "minutes")) == (100 - 8, 10 - 2)
     assert book.db.query("SELECT billed_amount FROM toll.rated_sessions") == [(8,), (8,)]
+    book.check_rollup()
+
+
+def test_tariff_is_rated_anew_while_a_call_is_corrected(book: Book) -> None:
+    number = book.price("tariff", "minutes", "5", unit=1, side="charge")
+    book.account("a", charge_by="minutes")
+    book.wallet("a", 10_000)
+    s = book.session(account_id="a")
+    book.batch((s, "stt", {"audio_duration_ms": 1}))
+    book.change(s, ended=NOON + timedelta(minutes=2))
+    book.rate()
+    book.db.execute("SELECT withdraw_price(%s, 'wrong')", number)
+    book.price("tariff", "minutes", "4", unit=1, side="charge")
+    book.change(s, ended=NOON + timedelta(minutes=3))
+    correcting = book.db.connect()
+    correcting.autocommit = False
+    with correcting.cursor() as cursor:
+        cursor.execute("SELECT lines FROM toll.rate_next(%s, 0, 1000)", (str(JOURNAL),))
+    thread = threading.Thread(target=rerate, args=(book,))
+    thread.start()
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    wait_until(lambda: book.db.value(waiting) == 1, 20, "rating anew to wait for the correction")
+    correcting.commit()
+    correcting.close()
+    thread.join()
+    assert book.db.query("SELECT billed_minutes, billed_amount FROM toll.rated_sessions") == [(3, 12)]
+    assert book.db.value("SELECT sum(charge) FROM billing_charges WHERE component = 'tariff'") == 12
+    assert book.balance("a") == 100 - 12
     book.check_rollup()
 
 
