@@ -50,13 +50,21 @@ class World:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.make_accounts()
-        self.make_rates()
-        self.make_prices()
         self.make_sessions()
-        self.make_events()
+        while not self.events or not self.enough():
+            self.make_rates()
+            self.make_prices()
+            self.events = [self.event_of(number + 1) for number in range(self.size)]
+        self.make_batches()
 
     def oracle(self) -> Oracle:
         return Oracle("USD", self.prices, self.rates)
+
+    def enough(self) -> bool:
+        """Whether the book has prices and rates for so much that there is something to compare: more than a test asks for, of all events."""
+        oracle, sample = self.oracle(), self.events[:1000]
+        rated = [oracle.rated(event) for event in sample]
+        return sum(each.cost is not None for each in rated) > 0.35 * len(sample) and sum(bool(each.charge) for each in rated) > 0.15 * len(sample)
 
     # --- making it ---------------------------------------------------------------------------------------------------------
 
@@ -87,6 +95,7 @@ class World:
             self.accounts.append(account)
 
     def make_rates(self) -> None:
+        self.rates = []
         for one in CURRENCIES:
             for other in CURRENCIES:
                 if one != other and self.random.random() < 0.8:
@@ -107,6 +116,7 @@ class World:
                 self.random.choice((0, 30, 60)) * telephony, self.random.choice((0, 1, 6, 60)) * telephony))
 
     def make_prices(self) -> None:
+        self.prices = []
         chance = self.random.random
         for side in ("cost", "charge"):
             for component in ("llm", "tts", "stt"):
@@ -184,8 +194,7 @@ class World:
                 event.session, event.account, event.occurred_at = None, pick(self.accounts), self.moment()
         return event
 
-    def make_events(self) -> None:
-        self.events = [self.event_of(number + 1) for number in range(self.size)]
+    def make_batches(self) -> None:
         writers = [(uuid.UUID(int=number), writer) for number in (11, 12) for writer in (0, 1)]
         rest = list(self.events)
         while rest:
