@@ -21,7 +21,8 @@ enum {
     GROUP_MOST_MS = 5,
     GROUP_PART = 20,         /* of a batch's age: who wants rows soon gets them soon */
     QUEUE_LONG = 64,         /* a socket that holds as many datagrams may be left alone for a group, … */
-    REST_PART = 8,           /* … while no more than this part of it comes meanwhile */
+    REST_PART = 8,           /* … while no more than this part of it comes meanwhile, … */
+    REST_AGE_US = 20 * 1000, /* … and where batches are not to be younger */
     DESCRIPTORS_MOST = 4096, /* waiting to be closed, and … */
     DESCRIPTORS_PART = 4,    /* a quarter of all that this process may have, see descriptors_most() */
 };
@@ -229,7 +230,7 @@ static void rest_after(struct intake *intake, unsigned received, bool rested)
     if (received == 0 || intake->stopping) /* its handles are closed */
         return;
     intake->read_ms = now_ms;
-    if (!close || intake->options.queue < QUEUE_LONG || received > most * intake->group_ms / GROUP_LEAST_MS)
+    if (!close || !intake->rests || received > most * intake->group_ms / GROUP_LEAST_MS)
         return;
     if (received > most && rest_ms > GROUP_LEAST_MS) /* too much for a whole group */
         rest_ms = GROUP_LEAST_MS;
@@ -431,6 +432,7 @@ int intake_new(struct intake **ret, const struct intake_options *options, uv_loo
     intake->fd = fd;
     intake->descriptors_most = descriptors_most();
     intake->group_ms = GROUP_LEAST_MS;
+    intake->rests = options->queue >= QUEUE_LONG;
     intake->at_once = (size_t)LISTENER_FDS_MAX * LISTENER_AT_ONCE <= intake->descriptors_most ? LISTENER_AT_ONCE : 1;
     intake->options.streams.attached = intake_show_on_page;
     intake->options.streams.context = intake;
@@ -501,6 +503,7 @@ void intake_set_batch_age(struct intake *intake, int64_t age_us)
     if (part_ms < GROUP_LEAST_MS)
         part_ms = GROUP_LEAST_MS;
     intake->group_ms = part_ms < GROUP_MOST_MS ? (uint64_t)part_ms : GROUP_MOST_MS;
+    intake->rests = intake->options.queue >= QUEUE_LONG && age_us >= REST_AGE_US;
 }
 
 void intake_set_quarantine_limit(struct intake *intake, uint64_t rows)

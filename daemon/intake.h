@@ -51,8 +51,10 @@ void intake_stop(struct intake *intake, void (*stopped)(void *context));
 /* Takes a renewed journal into use: `renew` is called when no sync is under way. */
 void intake_renew(struct intake *intake, void (*renew)(void *context));
 
-/* How old a batch may become: frames are synced, and so acknowledged, in groups a 20th part of it apart, 2 to 5 ms; 2 ms before this is called. */
+/* How old a batch may become: frames are synced, and so acknowledged, in groups a 20th part of it apart, 2 to 5 ms; 2 ms before this is called.
+ * Below 20 ms it is set for latency's sake: then the socket is read at once, never in groups. */
 void intake_set_batch_age(struct intake *intake, int64_t age_us);
+
 /* Above so many rows the door is closed to what would be quarantined: see door.h. */
 void intake_set_quarantine_limit(struct intake *intake, uint64_t rows);
 

@@ -39,6 +39,7 @@ struct intake {
     int64_t sync_started_us;
     uint64_t sync_started_ms, read_ms; /* by the loop's clock; 0: never */
     uint64_t group_ms;                 /* between one group and the next */
+    bool rests;                        /* may leave the socket alone until the next group */
     uint64_t committed_lsn, collect_below;
     int64_t collect_now_us;
     struct clock_watch clock;

@@ -27,9 +27,6 @@
 #include <unistd.h>
 #include <uv.h>
 
-/* A batch of less age is wanted for the sake of latency: then the socket is read at once. */
-#define GROUPED_AGE_US (20 * 1000)
-
 struct tolld {
     struct options options;
     struct config config;
@@ -284,10 +281,9 @@ static int watch_signal(struct tolld *d, uv_signal_t *handle, uv_signal_cb callb
 static int start_pipeline(struct tolld *d)
 {
     const struct config *config = &d->config;
-    const unsigned queue = opening_queue_length();
     struct pipeline_options options = {
         .intake = {.ack = (enum intake_ack)config->journal.ack,
-                   .queue = config->batch.age_us >= GROUPED_AGE_US ? queue : 0,
+                   .queue = opening_queue_length(),
                    .streams = {.max = (size_t)config->limits.streams,
                                .max_per_uid = (size_t)config->limits.streams_per_uid,
                                .pages_max = (size_t)config->limits.pages,
