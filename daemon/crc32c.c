@@ -40,7 +40,7 @@ uint32_t crc32c_portable(uint32_t crc, const void *data, size_t size)
 #if defined(__x86_64__)
 /* The instruction gives its result after three cycles, but another can begin in each: so three stripes of a long piece are taken side by side. A state goes
  * over the zeros of a stripe by four look-ups, one for each byte of it: a CRC is linear. */
-enum { STRIPE = 256 /* bytes */, STRIPES = 3 };
+enum { STRIPE = 256, SECOND = STRIPE, THIRD = 2 * STRIPE, STRIPES = 3 * STRIPE }; /* bytes */
 
 static uint32_t over_stripe[4][256];
 static pthread_once_t over_stripe_once = PTHREAD_ONCE_INIT;
@@ -73,15 +73,15 @@ __attribute__((target("sse4.2"))) static uint32_t crc32c_sse42(uint32_t crc, con
     const uint8_t *p = data;
     uint64_t state = (uint32_t)~crc;
 
-    if (size >= (size_t)STRIPE * STRIPES)
+    if (size >= STRIPES)
         pthread_once(&over_stripe_once, over_stripe_init);
-    for (; size >= (size_t)STRIPE * STRIPES; size -= (size_t)STRIPE * STRIPES, p += STRIPE * STRIPES) {
+    for (; size >= STRIPES; size -= STRIPES, p += STRIPES) {
         uint64_t second = 0, third = 0;
 
         for (size_t i = 0; i < STRIPE; i += 8) {
             state = __builtin_ia32_crc32di(state, word_at(p + i));
-            second = __builtin_ia32_crc32di(second, word_at(p + STRIPE + i));
-            third = __builtin_ia32_crc32di(third, word_at(p + 2 * STRIPE + i));
+            second = __builtin_ia32_crc32di(second, word_at(p + SECOND + i));
+            third = __builtin_ia32_crc32di(third, word_at(p + THIRD + i));
         }
         state = skip_stripe((uint32_t)state) ^ (uint32_t)second;
         state = skip_stripe((uint32_t)state) ^ (uint32_t)third;

@@ -32,11 +32,11 @@ static void compare_indexed(const void *data, size_t size, bool truncated)
     struct datagram_parts first, again;
     struct datagram_piece piece;
     struct datagram_index index;
-    uint8_t *both = malloc(size + DATAGRAM_INDEX_MAX);
+    uint8_t *longer = malloc(size + DATAGRAM_INDEX_MAX), *both;
     size_t bytes, n, well_formed = 0;
 
-    ck_assert_ptr_nonnull(both);
-    memcpy(both, data, size);
+    ck_assert_ptr_nonnull(longer);
+    memcpy(longer, data, size);
     datagram_index_begin(&index);
     datagram_open(&first, data, size, truncated);
     for (n = 0; datagram_next(&first, &piece); n++) {
@@ -44,9 +44,9 @@ static void compare_indexed(const void *data, size_t size, bool truncated)
         well_formed += well_formed == n && !piece.broken && piece.size <= UINT16_MAX && n < DATAGRAM_INDEX_FRAMES;
     }
     ck_assert_uint_eq(index.count, well_formed);
-    bytes = datagram_index_write(&index, both, size);
+    bytes = datagram_index_write(&index, longer, size);
     ck_assert_uint_eq(bytes, size + 2 * well_formed + 2);
-    both = realloc(both, bytes); /* of just that size, for the address sanitizer */
+    both = realloc(longer, bytes); /* of just that size, for the address sanitizer */
     ck_assert_ptr_nonnull(both);
     datagram_open_indexed(&again, both, bytes, truncated);
     ck_assert_int_eq(again.sequenced, parts.sequenced);
