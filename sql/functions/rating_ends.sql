@@ -13,7 +13,7 @@ BEGIN
     PERFORM FROM toll.rated_sessions AS r WHERE r.session_id = ANY (bill_sessions.ids) ORDER BY r.session_id FOR NO KEY UPDATE;
     -- Each statement has its own snapshot: this one sees what was committed before the locks were granted.
     WITH known AS MATERIALIZED (
-        SELECT r.*, i.place, b.started_at AS new_started_at, b.ended_at AS new_ended_at, r.voice OR i.voiced AS new_voice,
+        SELECT r.*, CASE WHEN r.call_id IS NULL THEN toll.name_in(b.metadata, 'call_id') END AS late_call_id, i.place, b.started_at AS new_started_at, b.ended_at AS new_ended_at, r.voice OR i.voiced AS new_voice,
                CASE WHEN i.resolved THEN '' ELSE coalesce(r.account_id, '') END AS old_account_id,
                coalesce(CASE WHEN i.resolved THEN i.old_business_id ELSE r.business_id END, '') AS old_business_id,
                trunc(extract(epoch FROM b.ended_at - b.started_at) * 1000)::bigint AS new_duration_ms,
@@ -26,7 +26,7 @@ BEGIN
               LEFT JOIN unnest(bill_sessions.resolved, bill_sessions.old_businesses) AS n (session_id, business_id)
                      ON n.session_id = u.session_id) AS i
         CROSS JOIN LATERAL (SELECT r.*, r.ctid AS spot FROM toll.rated_sessions AS r WHERE r.session_id = i.session_id OFFSET 0) AS r
-        CROSS JOIN LATERAL (SELECT b.started_at, b.ended_at FROM public.billing_sessions AS b WHERE b.session_id = i.session_id OFFSET 0) AS b
+        CROSS JOIN LATERAL (SELECT b.started_at, b.ended_at, b.metadata FROM public.billing_sessions AS b WHERE b.session_id = i.session_id OFFSET 0) AS b
         LEFT JOIN LATERAL (SELECT c.closed_until, c.trial_ends_at FROM public.accounts AS c WHERE c.account_id = r.account_id OFFSET 0) AS a ON true
     ), timed AS MATERIALIZED (
         SELECT k.*,
@@ -61,7 +61,7 @@ BEGIN
     ), noted AS (
         UPDATE toll.rated_sessions AS r
         SET started_at = t.new_started_at, ended_at = t.new_ended_at, duration_ms = t.new_duration_ms, voice = t.new_voice,
-            voice_minutes = t.new_voice_minutes, billed_minutes = t.new_billed_minutes,
+            voice_minutes = t.new_voice_minutes, billed_minutes = t.new_billed_minutes, call_id = coalesce(r.call_id, t.late_call_id),
             billed_amount = CASE WHEN t.tried THEN t.charge ELSE r.billed_amount END,
             tariff_snapshot = CASE WHEN t.charge IS NULL THEN r.tariff_snapshot ELSE (
                 SELECT jsonb_build_object(
@@ -72,7 +72,7 @@ BEGIN
         WHERE r.ctid = t.spot -- it is locked, so it stays there
           AND ((r.started_at, r.ended_at, r.voice, r.billed_minutes) IS DISTINCT FROM
                (t.new_started_at, t.new_ended_at, t.new_voice, t.new_billed_minutes)
-               OR t.tried AND t.charge IS DISTINCT FROM r.billed_amount)
+               OR t.tried AND t.charge IS DISTINCT FROM r.billed_amount OR t.late_call_id IS NOT NULL)
     ), entries AS (
         -- What its end counted before, taken back ...
         SELECT t.place, t.session_id, t.ended_at AS occurred_at, nullif(t.old_account_id, '') AS account_id, t.old_business_id AS business_id,
@@ -138,7 +138,7 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION toll.bill_sessions(uuid[], uuid[], uuid[], text[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.bill_sessions(uuid[], uuid[], uuid[], text[]) IS
-    'Notes how these sessions stand (voiced: those that have voice use), and gives the lines that follow: the tariff''s, differences after a correction, and what'
+    'Notes how these sessions stand (voiced: those that have voice use; a call_id that metadata named late), and gives the lines that follow: the tariff''s, differences after a correction, and what'
     ' their ends add to the roll-up. resolved: those whose account was found just now, with the business they counted for before';
 
 CREATE OR REPLACE FUNCTION toll.move_lines(resolved uuid[], old_businesses text[])

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
 from books import Books  # noqa: E402
 from harness import Database  # noqa: E402
+from rating import Book  # noqa: E402
 
 START = datetime(2026, 3, 10, 12, 0, tzinfo=timezone.utc)
 ZERO = Decimal(0)
@@ -141,6 +142,23 @@ def test_call_costs_of_a_live_call_are_so_far_but_never_a_zero_for_what_is_not_k
     assert costs(books, session) == {"success": False, "error": f"call {session} is not rated yet: 1 of its 1 events wait for rating"}
     books.event(session, later(1), "stt", "deepgram", "nova-3", {"audio_ms": 60000}, cost="0.0043")
     assert costs(books, session)["data"]["total"] == 0.0043
+
+
+def test_call_costs_by_a_call_id_that_came_after_the_account(db: Database) -> None:
+    book = Book(db)
+    book.price("llm", "input", "2", unit=1)
+    book.price("llm", "output", "2", unit=1)
+    session = book.session(user_id="a")
+    book.llm(session, input_tokens=3, output_tokens=0)
+    book.rate()
+    assert db.value("SELECT call_costs('CA7')")["error"] == "no such call: CA7"
+    book.change(session, call_id="CA7")
+    assert db.value("SELECT call_costs('CA7')")["data"]["total"] == 6, "found while it waits for rating"
+    book.rate()
+    assert db.value("SELECT call_costs('CA7')")["data"]["total"] == 6
+    book.change(session, call_id="CA8")  # the first that it was called by stays
+    book.rate()
+    assert [db.value("SELECT call_costs(%s)", name)["success"] for name in ("CA7", "CA8", session)] == [True, False, True]
 
 
 def test_reader_asks_for_costs_of_a_call(books: Books) -> None:
