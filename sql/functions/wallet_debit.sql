@@ -166,10 +166,9 @@ BEGIN
           FROM toll.rated_sessions AS r
           WHERE r.session_id = ANY (link_holds.sessions) AND r.hold_id IS NOT NULL
           ORDER BY r.hold_id, r.started_at, r.session_id) AS s
-    CROSS JOIN LATERAL (SELECT k.ctid AS place, k.user_id, k.session_id, k.released_at FROM public.credit_holds AS k
-                        WHERE k.hold_id = s.hold_id OFFSET 0) AS f
+    CROSS JOIN LATERAL (SELECT k.ctid AS place FROM public.credit_holds AS k WHERE k.hold_id = s.hold_id OFFSET 0) AS f
     WHERE h.ctid = f.place -- its wallet is locked, so it stays there
-      AND f.user_id = s.account_id AND f.session_id IS NULL AND f.released_at IS NULL;
+      AND h.user_id = s.account_id AND h.session_id IS NULL AND h.released_at IS NULL;
     GET DIAGNOSTICS linked = ROW_COUNT;
     RETURN linked;
 END $$;
@@ -198,9 +197,9 @@ BEGIN
     PERFORM toll.lock_wallets(accounts);
     UPDATE public.credit_holds AS h SET released_at = least(clock_timestamp(), h.expires_at)
     FROM unnest(release_holds.sessions) AS u (id)
-    CROSS JOIN LATERAL (SELECT k.ctid AS place, k.released_at FROM public.credit_holds AS k WHERE k.session_id = u.id OFFSET 0) AS f
+    CROSS JOIN LATERAL (SELECT k.ctid AS place FROM public.credit_holds AS k WHERE k.session_id = u.id OFFSET 0) AS f
     WHERE h.ctid = f.place -- its wallet is locked, so it stays there
-      AND f.released_at IS NULL;
+      AND h.released_at IS NULL;
     GET DIAGNOSTICS released = ROW_COUNT;
     PERFORM toll.follow_credit(accounts, '{}');
     RETURN released;
