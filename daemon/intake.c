@@ -230,6 +230,8 @@ static void rest_after(struct intake *intake, unsigned received, bool rested)
     if (received == 0 || intake->stopping) /* its handles are closed */
         return;
     intake->read_ms = now_ms;
+    if (intake->large) /* three fill a sender's buffer, and then it waits for us */
+        return;
     if (!close || !intake->rests || received > most * intake->group_ms / GROUP_LEAST_MS)
         return;
     if (received > most && rest_ms > GROUP_LEAST_MS) /* too much for a whole group */

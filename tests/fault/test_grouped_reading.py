@@ -22,10 +22,10 @@ def wakeups(daemon: Daemon) -> int:
     return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
 
 
-def wakeups_per_datagram(daemon: Daemon, sender: Sender) -> float:
+def wakeups_per_datagram(daemon: Daemon, sender: Sender, frames_each: int = 1) -> float:
     before = wakeups(daemon)
     for _ in range(DATAGRAMS):
-        sender.send(frames.usage("unit", 1, account="a"))
+        sender.send(*[frames.usage("unit", 1, account="a")] * frames_each)
         time.sleep(APART_S)
     return (wakeups(daemon) - before) / DATAGRAMS
 
@@ -45,3 +45,13 @@ def test_reload_of_batch_age_decides_how_the_socket_is_read(needs_root: None, da
                 return rate > 1.3 * first if more else rate < 0.75 * first
             wait_until(turned, 20, f"the socket to be read {'at once' if more else 'in groups'}")
             print(f"batch.age {age}: {rate:.2f} wake-ups a datagram, {first:.2f} before")
+
+
+def test_large_datagrams_are_read_at_once(needs_root: None, daemon_factory: Callable[..., Daemon]) -> None:
+    daemon = daemon_factory(None, wrapper=LONG_QUEUE).start()
+    with Sender(daemon.socket) as sender:
+        def at_once() -> bool:  # after the group that small ones have begun
+            small, large = wakeups_per_datagram(daemon, sender), wakeups_per_datagram(daemon, sender, 250)
+            print(f"{small:.2f} wake-ups for a small datagram, {large:.2f} for a large one")
+            return large > 1.3 * small
+        wait_until(at_once, 20, "large datagrams to be read at once")
