@@ -36,11 +36,10 @@ void datagram_open(struct datagram_parts *ret, const void *data, size_t size, bo
     ret->end = ret->envelope.stream_seq + ret->envelope.stream_count;
 }
 
-static uint8_t *store16(uint8_t *at, size_t value)
+static void store16(uint8_t *at, size_t value)
 {
     at[0] = (uint8_t)value;
     at[1] = (uint8_t)(value >> 8);
-    return at + 2;
 }
 
 static size_t load16(const uint8_t *at)

@@ -4,7 +4,7 @@
  * later one's begin (the lowest base of all that have a higher number), so one that is begun below the end of others
  * takes their place from there on. That is how journal_rewrite() supersedes what a failed sync left in doubt.
  *
- * The version rule: a program reads only the version it knows and refuses any other with -ENOTSUP, leaving the files
+ * The version rule: a program reads only the versions it knows and refuses any other with -ENOTSUP, leaving the files
  * alone. Whoever changes the header, the record (journal_record.c) or the meaning
  * of any field raises JOURNAL_VERSION, and either reads the older one too or says in the release notes that the
  * journal has to be drained first. Magic, version and checksum of the header stay where they are for good. A segment's
