@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -160,6 +161,16 @@ def test_revenue_passes_over_a_currency_whose_sessions_were_taken_back(books: Bo
                   " ON CONFLICT (account_id, quarter, business_id, component, provider, model, currency) DO UPDATE"
                   " SET sessions = 0, quantity = 0, charge = 0", NOON, sessions, sessions, sessions)
     assert revenue(books, "2026-03-10", "2026-03-11")["totals"] == {"total_minutes": 2, "total_revenue": 10, "sessions_count": 1}
+
+
+def test_revenue_is_planned_for_the_time_asked_of(books: Books) -> None:
+    """A kept plan knows starts of buckets as a parameter only, and copies all of them for each quarter of an hour: of a year by the hour half of its time."""
+    books.run("LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on;"
+              "SET client_min_messages = log; SET plan_cache_mode = force_generic_plan")
+    answer = books.value("SELECT revenue_minutes('2026-03-10', '2026-03-12', 'day')")
+    assert len(answer["buckets"]) == 2
+    [key] = re.findall(r"Group Key: (.*width_bucket.*)", "\n".join(books.connection.notices))
+    assert "2026-03-11" in key and "$" not in key
 
 
 @pytest.mark.parametrize("since, before, group, says", [
