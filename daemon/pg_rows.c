@@ -1,14 +1,8 @@
 /* See pg_rows.h. The order of the calls is the order of the columns. */
 #include "daemon/pg_rows.h"
 
+#include <stdio.h>
 #include <string.h>
-
-const char PG_COPY_EVENTS[] =
-    "COPY public.billing_events (session_id, event_type, provider, model, input_tokens, output_tokens, estimated, char_count, "
-    "voice, audio_duration_ms, occurred_at, raw_json, batch_id, turn_id, agent, request_id, language, cached_input_tokens, "
-    "cache_write_tokens, audio_input_tokens, cached_audio_tokens, audio_output_tokens, reasoning_tokens, ttfb_ms, duration_ms, "
-    "interrupted, meter, quantity, account, occurred_at_reported) FROM STDIN (FORMAT binary)";
-enum { EVENT_COLUMNS = 30 };
 
 const char PG_COPY_TRANSCRIPTS[] =
     "COPY public.session_transcripts (session_id, turn_id, role, text, language, interrupted, occurred_at, batch_id, "
@@ -36,24 +30,9 @@ static inline char *field_str(char *at, const struct toll_str *str)
     return field_text(at, str->ptr, str->len);
 }
 
-static inline char *field_count(char *at, int32_t count)
-{
-    return count == TOLL_ABSENT ? field_null(at) : field_int4(at, count);
-}
-
-static inline char *field_ms(char *at, int64_t us)
-{
-    return us == TOLL_ABSENT ? field_null(at) : field_float8(at, (double)us / 1000.0);
-}
-
 static inline char *field_uuid_or_null(char *at, bool present, const uint8_t uuid[static 16])
 {
     return present ? field_uuid(at, uuid) : field_null(at);
-}
-
-static inline char *field_flag(char *at, bool present, bool value)
-{
-    return present ? field_bool(at, value) : field_null(at);
 }
 
 static void copy_uuid_or_null(struct copy_buffer *buf, bool present, const uint8_t uuid[static 16])
@@ -72,49 +51,106 @@ static void copy_number(struct copy_buffer *buf, uint64_t seq)
         copy_null(buf);
 }
 
-void pg_row_event(struct copy_buffer *buf, const struct sink_row *row, int64_t batch_id)
+/* The columns of billing_events that rows have values for: name, whether this one has, and the field. */
+#define COUNT(name)    X(name, frame->name != TOLL_ABSENT, field_int4(at, frame->name))
+#define MS(name, from) X(name, frame->from != TOLL_ABSENT, field_float8(at, (double)frame->from / 1000.0))
+#define STR(name)      X(name, frame->name.ptr, field_str(at, &frame->name))
+#define EVENT_COLUMNS                                                                                                  \
+    X(session_id, frame->has_session_id, field_uuid(at, frame->session_id))                                            \
+    X(event_type, true, field_str(at, &type))                                                                          \
+    STR(provider)                                                                                                      \
+    STR(model)                                                                                                         \
+    COUNT(input_tokens)                                                                                                \
+    COUNT(output_tokens)                                                                                               \
+    X(estimated, frame->type == TOLL_FRAME_LLM, field_bool(at, frame->estimated))                                      \
+    COUNT(char_count)                                                                                                  \
+    STR(voice)                                                                                                         \
+    MS(audio_duration_ms, audio_duration_us)                                                                           \
+    X(occurred_at, true, field_time(at, row->occurred_us))                                                             \
+    X(raw_json, frame->raw_json.ptr, field_jsonb(at, frame->raw_json.ptr, frame->raw_json.len))                        \
+    X(batch_id, true, field_int8(at, batch_id))                                                                        \
+    X(turn_id, frame->has_turn_id, field_uuid(at, frame->turn_id))                                                     \
+    STR(agent)                                                                                                         \
+    STR(request_id)                                                                                                    \
+    STR(language)                                                                                                      \
+    COUNT(cached_input_tokens)                                                                                         \
+    COUNT(cache_write_tokens)                                                                                          \
+    COUNT(audio_input_tokens)                                                                                          \
+    COUNT(cached_audio_tokens)                                                                                         \
+    COUNT(audio_output_tokens)                                                                                         \
+    COUNT(reasoning_tokens)                                                                                            \
+    MS(ttfb_ms, ttfb_us)                                                                                               \
+    MS(duration_ms, duration_us)                                                                                       \
+    X(interrupted, frame->has_interrupted, field_bool(at, frame->interrupted))                                         \
+    STR(meter)                                                                                                         \
+    X(quantity, frame->type == TOLL_FRAME_USAGE, field_numeric(at, frame->quantity))                                   \
+    STR(account)                                                                                                       \
+    X(occurred_at_reported, row->reported_us != TOLL_TIME_MISSING, field_time(at, row->reported_us))
+
+#define X(name, has, field) EVENT_##name,
+enum { EVENT_COLUMNS EVENT_COLUMN_COUNT };
+#undef X
+
+const struct pg_columns pg_columns_all = {.set = (UINT32_C(1) << EVENT_COLUMN_COUNT) - 1, .count = EVENT_COLUMN_COUNT};
+
+const char *pg_copy_events(struct pg_columns columns, char ret[static PG_COPY_EVENTS_MAX])
+{
+#define X(name, has, field) #name,
+    static const char *const names[] = {EVENT_COLUMNS};
+#undef X
+    const char *between = "";
+    int size = snprintf(ret, PG_COPY_EVENTS_MAX, "COPY public.billing_events (");
+
+    for (unsigned i = 0; i < EVENT_COLUMN_COUNT; i++) {
+        if (!(columns.set & UINT32_C(1) << i))
+            continue;
+        size += snprintf(ret + size, PG_COPY_EVENTS_MAX - (size_t)size, "%s%s", between, names[i]);
+        between = ", ";
+    }
+    snprintf(ret + size, PG_COPY_EVENTS_MAX - (size_t)size, ") FROM STDIN (FORMAT binary)");
+    return ret;
+}
+
+void pg_columns_add(struct pg_columns *columns, const struct sink_row *row)
 {
     const struct toll_frame *frame = row->frame;
-    const char *type = toll_frame_type_name(frame->type);
-    size_t most = 2 + EVENT_COLUMNS * FIELD_MOST + FIELD_NUMERIC_MOST + room(&frame->provider) + room(&frame->model) +
-                  room(&frame->voice) + room(&frame->raw_json) + room(&frame->agent) + room(&frame->request_id) +
-                  room(&frame->language) + room(&frame->meter) + room(&frame->account);
-    char *at = copy_row_begin(buf, most, EVENT_COLUMNS);
+
+#define X(name, has, field)                                                                                            \
+    if ((has) && !(columns->set & UINT32_C(1) << EVENT_##name)) {                                                      \
+        columns->set |= UINT32_C(1) << EVENT_##name;                                                                   \
+        columns->count++;                                                                                              \
+    }
+    EVENT_COLUMNS
+#undef X
+}
+
+bool pg_row_event(struct copy_buffer *buf, struct pg_columns columns, const struct sink_row *row, int64_t batch_id)
+{
+    const struct toll_frame *frame = row->frame;
+    const char *type_name = toll_frame_type_name(frame->type);
+    const struct toll_str type = {type_name, (uint32_t)strlen(type_name)};
+    size_t most = 2 + EVENT_COLUMN_COUNT * FIELD_MOST + FIELD_NUMERIC_MOST + room(&frame->provider) +
+                  room(&frame->model) + room(&frame->voice) + room(&frame->raw_json) + room(&frame->agent) +
+                  room(&frame->request_id) + room(&frame->language) + room(&frame->meter) + room(&frame->account);
+    char *at = copy_row_begin(buf, most, columns.count);
 
     if (!at)
-        return;
-    at = field_uuid_or_null(at, frame->has_session_id, frame->session_id);
-    at = field_text(at, type, strlen(type));
-    at = field_str(at, &frame->provider);
-    at = field_str(at, &frame->model);
-    at = field_count(at, frame->input_tokens);
-    at = field_count(at, frame->output_tokens);
-    at = field_flag(at, frame->type == TOLL_FRAME_LLM, frame->estimated);
-    at = field_count(at, frame->char_count);
-    at = field_str(at, &frame->voice);
-    at = field_ms(at, frame->audio_duration_us);
-    at = field_time(at, row->occurred_us);
-    at = field_jsonb(at, frame->raw_json.ptr, frame->raw_json.len);
-    at = field_int8(at, batch_id);
-    at = field_uuid_or_null(at, frame->has_turn_id, frame->turn_id);
-    at = field_str(at, &frame->agent);
-    at = field_str(at, &frame->request_id);
-    at = field_str(at, &frame->language);
-    at = field_count(at, frame->cached_input_tokens);
-    at = field_count(at, frame->cache_write_tokens);
-    at = field_count(at, frame->audio_input_tokens);
-    at = field_count(at, frame->cached_audio_tokens);
-    at = field_count(at, frame->audio_output_tokens);
-    at = field_count(at, frame->reasoning_tokens);
-    at = field_ms(at, frame->ttfb_us);
-    at = field_ms(at, frame->duration_us);
-    at = field_flag(at, frame->has_interrupted, frame->interrupted);
-    at = field_str(at, &frame->meter);
-    at = field_numeric(at, frame->type == TOLL_FRAME_USAGE ? frame->quantity : "");
-    at = field_str(at, &frame->account);
-    at = field_time(at, row->reported_us);
+        return true; /* buf->failed tells */
+#define X(name, has, field)                                                                                            \
+    if (columns.set & UINT32_C(1) << EVENT_##name)                                                                     \
+        at = (has) ? (field) : field_null(at);                                                                         \
+    else if (has)                                                                                                      \
+        return false;
+    EVENT_COLUMNS
+#undef X
     copy_row_end(buf, at);
+    return true;
 }
+
+#undef EVENT_COLUMNS
+#undef STR
+#undef MS
+#undef COUNT
 
 void pg_row_transcript(struct copy_buffer *buf, const struct sink_row *row, int64_t batch_id)
 {

@@ -1,7 +1,8 @@
 /* See pg_send.h. */
 #include "daemon/pg_send.h"
 
-#include "daemon/pg_rows.h"
+/* Columns that so many events had no value for are left out from the next batch on, until one has. */
+enum { LEARN_ROWS = 10000 };
 
 /* Transcripts wait in memory while events are sent on the same connection; so much of them is enough to take turns. */
 enum { TRANSCRIPTS_MOST = 1 << 20 };
@@ -9,18 +10,42 @@ enum { TRANSCRIPTS_MOST = 1 << 20 };
 void pg_send_begin(struct pg_send *send, enum pg_bypass bypass, bool careful)
 {
     copy_begin(&send->events);
+    copy_begin(&send->wide);
     copy_begin(&send->transcripts);
     copy_begin(&send->gaps);
+    send->columns = send->learned == LEARN_ROWS ? send->carried : pg_columns_all;
     send->bypass = bypass;
     send->early = bypass != PG_BYPASS_NONE && !careful;
-    send->bypassing = send->copying = false;
+    send->bypassing = send->widened = false;
+    send->copying = NULL;
 }
 
 void pg_send_done(struct pg_send *send)
 {
     copy_done(&send->events);
+    copy_done(&send->wide);
     copy_done(&send->transcripts);
     copy_done(&send->gaps);
+}
+
+static void learn(struct pg_send *send, const struct sink_row *row)
+{
+    if (send->learned == LEARN_ROWS)
+        return;
+    pg_columns_add(&send->carried, row);
+    send->learned++;
+}
+
+static void add_event(struct pg_send *send, const struct sink_row *row, int64_t batch_id)
+{
+    if (!send->widened && !pg_row_event(&send->events, send->columns, row, batch_id)) {
+        send->widened = true;
+        send->carried = (struct pg_columns){0};
+        send->learned = 0;
+    }
+    learn(send, row);
+    if (send->widened)
+        (void)pg_row_event(&send->wide, pg_columns_all, row, batch_id);
 }
 
 void pg_send_add(struct pg_send *send, const struct sink_row *row, int64_t batch_id)
@@ -33,7 +58,7 @@ void pg_send_add(struct pg_send *send, const struct sink_row *row, int64_t batch
         pg_row_gap(&send->gaps, row, batch_id);
         break;
     default:
-        pg_row_event(&send->events, row, batch_id);
+        add_event(send, row, batch_id);
         break;
     }
 }
@@ -70,45 +95,64 @@ static int copy_transcripts(struct pg_send *send, struct pg *pg)
     return r;
 }
 
-static int send_events(struct pg_send *send, struct pg *pg)
+/* Ends the COPY of events that is open, if one is. */
+static int end_events(struct pg_send *send, struct pg *pg)
 {
+    struct copy_buffer *buf = send->copying;
+    int r;
+
+    if (!buf)
+        return 0;
+    copy_end(buf);
+    r = pg_copy_send(pg, buf);
+    send->copying = NULL;
+    copy_begin(buf);
+    return r < 0 ? r : pg_copy_end(pg);
+}
+
+static int send_events(struct pg_send *send, struct pg *pg, struct copy_buffer *buf, struct pg_columns columns)
+{
+    char sql[PG_COPY_EVENTS_MAX];
     int r = 0;
 
-    if (!send->copying) {
-        r = pg_copy_begin(pg, PG_COPY_EVENTS);
-        send->copying = r == 0;
+    if (buf->rows == 0)
+        return 0;
+    if (send->copying != buf) {
+        r = end_events(send, pg);
+        if (r == 0)
+            r = pg_copy_begin(pg, pg_copy_events(columns, sql));
+        if (r == 0)
+            send->copying = buf;
     }
     if (r == 0)
-        r = pg_copy_send(pg, &send->events);
-    copy_drain(&send->events);
+        r = pg_copy_send(pg, buf);
+    copy_drain(buf);
     return r;
 }
 
-static int end_events(struct pg_send *send, struct pg *pg)
+static int send_all_events(struct pg_send *send, struct pg *pg)
 {
-    int r;
+    int r = send_events(send, pg, &send->events, send->columns);
 
-    if (!send->copying)
-        return 0;
-    copy_end(&send->events);
-    r = pg_copy_send(pg, &send->events);
-    send->copying = false;
-    copy_begin(&send->events);
-    return r < 0 ? r : pg_copy_end(pg);
+    return r < 0 ? r : send_events(send, pg, &send->wide, pg_columns_all);
+}
+
+static size_t event_rows(const struct pg_send *send)
+{
+    return send->events.rows + send->wide.rows;
 }
 
 int pg_send_early(struct pg_send *send, struct pg *pg)
 {
     int r = 0;
 
-    if (!send->early || send->events.rows + send->transcripts.rows == 0)
+    if (!send->early || event_rows(send) + send->transcripts.rows == 0)
         return 0;
     if (!send->bypassing)
         r = begin_bypass(send, pg);
     if (r < 0)
         return r;
-    if (send->events.rows > 0)
-        r = send_events(send, pg);
+    r = send_all_events(send, pg);
     if (r < 0 || send->transcripts.size < TRANSCRIPTS_MOST)
         return r;
     r = end_events(send, pg);
@@ -131,10 +175,12 @@ int pg_send_after_sessions(struct pg_send *send, struct pg *pg)
 {
     int r = 0;
 
-    if (send->events.rows + send->transcripts.rows > 0) {
+    if (event_rows(send) + send->transcripts.rows > 0) {
         r = begin_bypass(send, pg);
         if (r == 0)
-            r = pg_send_copy(pg, PG_COPY_EVENTS, &send->events);
+            r = send_all_events(send, pg);
+        if (r == 0)
+            r = end_events(send, pg);
         if (r == 0)
             r = copy_transcripts(send, pg);
         if (r == 0)

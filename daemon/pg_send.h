@@ -8,6 +8,7 @@
 
 #include "daemon/pg.h"
 #include "daemon/pg_bypass.h"
+#include "daemon/pg_rows.h"
 #include "daemon/sink.h"
 
 #include <stdbool.h>
@@ -15,10 +16,15 @@
 
 struct pg_send {
     struct copy_buffer events, transcripts, gaps;
+    struct copy_buffer wide; /* events, from the first on that needs more columns than are usual */
+    bool widened;
+    struct pg_columns columns; /* the usual ones */
+    struct pg_columns carried; /* those that events had values for, */
+    unsigned learned;          /* of which so many were looked at */
     enum pg_bypass bypass;
-    bool early;     /* rows may come before their sessions */
-    bool bypassing; /* triggers are off */
-    bool copying;   /* the COPY of events is open */
+    bool early;                  /* rows may come before their sessions */
+    bool bypassing;              /* triggers are off */
+    struct copy_buffer *copying; /* events or wide, whose COPY is open; or NULL */
 };
 
 /* Begins an attempt. careful: one under a savepoint, in which the order is sessions first. */

@@ -67,6 +67,13 @@ static void read_row(const char *sql)
     ck_assert(p == end);
 }
 
+static void read_event(struct pg_columns of)
+{
+    char sql[PG_COPY_EVENTS_MAX];
+
+    read_row(pg_copy_events(of, sql));
+}
+
 static const struct column *column(const char *name)
 {
     for (size_t i = 0; i < column_count; i++)
@@ -144,8 +151,8 @@ START_TEST(event_with_every_field)
     frame.duration_us = 2000001;
     frame.has_interrupted = frame.interrupted = true;
     frame.raw_json = str_of("{\"a\":1}");
-    pg_row_event(&buf, &row, 99);
-    read_row(PG_COPY_EVENTS);
+    ck_assert(pg_row_event(&buf, pg_columns_all, &row, 99));
+    read_event(pg_columns_all);
     check_id("session_id", 3);
     check_text("event_type", "llm");
     check_text("provider", "openai");
@@ -184,8 +191,8 @@ START_TEST(events_of_tts_stt_and_usage)
     frame.provider = str_of("cartesia");
     frame.char_count = 42;
     frame.voice = str_of("sonic");
-    pg_row_event(&buf, &row, 1);
-    read_row(PG_COPY_EVENTS);
+    ck_assert(pg_row_event(&buf, pg_columns_all, &row, 1));
+    read_event(pg_columns_all);
     check_text("event_type", "tts");
     check_int("char_count", 4, 42);
     check_text("voice", "sonic");
@@ -199,8 +206,8 @@ START_TEST(events_of_tts_stt_and_usage)
     frame.provider = str_of("deepgram");
     frame.language = str_of("ru");
     frame.audio_duration_us = TOLL_DURATION_MAX;
-    pg_row_event(&buf, &row, 1);
-    read_row(PG_COPY_EVENTS);
+    ck_assert(pg_row_event(&buf, pg_columns_all, &row, 1));
+    read_event(pg_columns_all);
     check_text("event_type", "stt");
     check_text("language", "ru");
     check_double("audio_duration_ms", (double)TOLL_DURATION_MAX / 1000.0);
@@ -210,14 +217,77 @@ START_TEST(events_of_tts_stt_and_usage)
     frame.meter = str_of("storage_mb");
     frame.account = str_of("acme");
     strcpy(frame.quantity, "0.1");
-    pg_row_event(&buf, &row, 1);
-    read_row(PG_COPY_EVENTS);
+    ck_assert(pg_row_event(&buf, pg_columns_all, &row, 1));
+    read_event(pg_columns_all);
     check_null("session_id");
     check_text("meter", "storage_mb");
     check_text("account", "acme");
     ck_assert_int_eq(column("quantity")->size, 10);
     ck_assert_mem_eq(column("quantity")->data, "\0\1\xff\xff\0\0\0\1\3\xe8", 10);
     check_null("provider");
+}
+END_TEST
+
+START_TEST(only_some_columns)
+{
+    struct toll_frame tts = frame_of(TOLL_FRAME_TTS, 3, NOW), llm = frame_of(TOLL_FRAME_LLM, 4, NOW);
+    struct sink_origin origin = {.uid = 1};
+    struct sink_row row = {.frame = &tts, .origin = &origin, .occurred_us = NOW, .reported_us = TOLL_TIME_MISSING};
+    struct pg_columns usual = {0};
+    size_t before;
+
+    tts.provider = str_of("cartesia");
+    tts.char_count = 42;
+    pg_columns_add(&usual, &row);
+    pg_columns_add(&usual, &row);
+    ck_assert_int_eq(usual.count, 6);
+    ck_assert(pg_row_event(&buf, usual, &row, 1));
+    read_event(usual);
+    ck_assert_uint_eq(column_count, 6);
+    check_id("session_id", 3);
+    check_text("event_type", "tts");
+    check_text("provider", "cartesia");
+    check_int("char_count", 4, 42);
+    check_int("occurred_at", 8, NOW - EPOCH_2000);
+    check_int("batch_id", 8, 1);
+
+    /* One value that has no column there: nothing is written. */
+    before = buf.size;
+    row.reported_us = NOW + 1;
+    ck_assert(!pg_row_event(&buf, usual, &row, 1));
+    row.reported_us = TOLL_TIME_MISSING;
+    tts.turn_id[0] = 1;
+    tts.has_turn_id = true;
+    ck_assert(!pg_row_event(&buf, usual, &row, 1));
+    row.frame = &llm;
+    ck_assert(!pg_row_event(&buf, usual, &row, 1));
+    ck_assert_uint_eq(buf.size, before);
+    ck_assert_uint_eq(buf.rows, 1);
+
+    /* With its columns, too, it is; and what has no value is NULL there. */
+    copy_begin(&buf);
+    pg_columns_add(&usual, &row);
+    ck_assert(pg_row_event(&buf, usual, &row, 2));
+    read_event(usual);
+    check_id("session_id", 4);
+    check_int("estimated", 1, 0);
+    check_null("char_count");
+    check_null("provider");
+    check_int("batch_id", 8, 2);
+}
+END_TEST
+
+START_TEST(every_column_is_one_of_all)
+{
+    char sql[PG_COPY_EVENTS_MAX];
+    size_t commas = 0;
+
+    ck_assert_int_eq(pg_columns_all.count, __builtin_popcount(pg_columns_all.set));
+    pg_copy_events(pg_columns_all, sql);
+    for (const char *p = sql; *p; p++)
+        commas += *p == ',';
+    ck_assert_int_eq(commas + 1, pg_columns_all.count);
+    ck_assert_ptr_nonnull(strstr(sql, ", occurred_at_reported) FROM STDIN (FORMAT binary)"));
 }
 END_TEST
 
@@ -306,6 +376,8 @@ int main(void)
     tcase_add_checked_fixture(tests, setup, teardown);
     tcase_add_test(tests, event_with_every_field);
     tcase_add_test(tests, events_of_tts_stt_and_usage);
+    tcase_add_test(tests, only_some_columns);
+    tcase_add_test(tests, every_column_is_one_of_all);
     tcase_add_test(tests, transcript);
     tcase_add_test(tests, gap);
     tcase_add_test(tests, quarantine);

@@ -82,7 +82,7 @@ static void fill_rows(struct copy_buffer bufs[static 4])
         frame.has_session_id = true;
         snprintf(frame.quantity, sizeof(frame.quantity), "%d.5", i);
         frame.raw_json = (struct toll_str){"{\"key\":\"value value value value value value value value value\"}", 62};
-        pg_row_event(&bufs[0], &row, i);
+        (void)pg_row_event(&bufs[0], pg_columns_all, &row, i);
         toll_frame_init(&frame, TOLL_FRAME_TRANSCRIPT);
         frame.role = (struct toll_str){"user", 4};
         frame.text = frame.raw_json = (struct toll_str){"\"hello hello hello hello hello hello hello hello\"", 49};
