@@ -198,10 +198,13 @@ COMMENT ON FUNCTION toll.rerate_window(timestamptz, timestamptz) IS
     'Lines that make up the difference between what events rated so far, which occurred in this time, cost and are charged by today''s price book and what their lines'
     ' say. What has no price any more stays as it is; no more is waived than is charged (toll.given_back)';
 
-CREATE OR REPLACE FUNCTION toll.rerate_tariffs(from_at timestamptz, to_at timestamptz)
+-- As it was when it took whatever calls it found.
+DROP FUNCTION IF EXISTS toll.rerate_tariffs(timestamptz, timestamptz);
+CREATE OR REPLACE FUNCTION toll.rerate_tariffs(from_at timestamptz, to_at timestamptz, calls uuid[])
 RETURNS toll.rated_line[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET enable_nestloop = off
 SET jit = off
 AS $$
 DECLARE
@@ -211,6 +214,7 @@ BEGIN
         SELECT r.*, c.closed_until, o.charge AS old_charge, o.waived AS old_waived,
                4611686018427387904 + row_number() OVER (ORDER BY r.ended_at, r.session_id) * 8 AS place
         FROM toll.rated_sessions AS r
+        JOIN unnest(rerate_tariffs.calls) AS u (session_id) ON u.session_id = r.session_id
         JOIN public.accounts AS c ON c.account_id = r.account_id
         CROSS JOIN LATERAL (SELECT sum(l.charge) AS charge, coalesce(sum(l.waived), 0) AS waived
                             FROM public.billing_charges AS l WHERE l.session_id = r.session_id AND l.component = 'tariff' OFFSET 0) AS o
@@ -239,9 +243,10 @@ BEGIN
     WHERE n.charge <> coalesce(b.old_charge, 0) OR b.old_charge IS NULL;
     RETURN coalesce(lines, '{}');
 END $$;
-REVOKE ALL ON FUNCTION toll.rerate_tariffs(timestamptz, timestamptz) FROM PUBLIC;
-COMMENT ON FUNCTION toll.rerate_tariffs(timestamptz, timestamptz) IS
-    'Lines that make up the difference between what sessions that ended in this time are billed by the minute tariffs of today''s price book and what their lines say';
+REVOKE ALL ON FUNCTION toll.rerate_tariffs(timestamptz, timestamptz, uuid[]) FROM PUBLIC;
+COMMENT ON FUNCTION toll.rerate_tariffs(timestamptz, timestamptz, uuid[]) IS
+    'Lines that make up the difference between what those of these calls that ended in this time are billed by the minute tariffs of today''s price book and what'
+    ' their lines say. The caller has locked the calls, if it is to write these lines';
 
 CREATE OR REPLACE FUNCTION toll.rerate(from_at timestamptz, to_at timestamptz, dry_run boolean DEFAULT true)
 RETURNS TABLE (account_id text, component text, provider text, model text, currency text, changed bigint, old_cost numeric, new_cost numeric,
@@ -256,6 +261,7 @@ DECLARE
     most   CONSTANT integer := 1000000;
     part   record;
     lines  toll.rated_line[] := '{}';
+    calls  uuid[];
 BEGIN
     IF from_at IS NULL OR to_at IS NULL OR from_at >= to_at THEN
         RAISE EXCEPTION 'toll: rerate: from % is not before to %', from_at, to_at USING ERRCODE = 'invalid_parameter_value';
@@ -280,12 +286,14 @@ BEGIN
             RAISE EXCEPTION 'toll: rerate: more than % lines would change: take a shorter time', most USING ERRCODE = 'program_limit_exceeded';
         END IF;
     END LOOP;
+    calls := ARRAY(SELECT r.session_id FROM toll.rated_sessions AS r
+                   WHERE r.ended_at >= from_at AND r.ended_at < to_at AND r.billed_minutes IS NOT NULL);
     IF NOT dry_run THEN
-        -- Nobody corrects these meanwhile: what makes up the difference to the old charge would come on top of the new one.
-        PERFORM FROM toll.rated_sessions AS r
-        WHERE r.ended_at >= from_at AND r.ended_at < to_at AND r.billed_minutes IS NOT NULL ORDER BY r.session_id FOR NO KEY UPDATE;
+        -- Nobody corrects these meanwhile: what makes up the difference to the old charge would come on top of the new one. So no others are rated anew,
+        -- though their ends may lie in this time by now.
+        PERFORM FROM toll.rated_sessions AS r WHERE r.session_id = ANY (calls) ORDER BY r.session_id FOR NO KEY UPDATE;
     END IF;
-    lines := lines || toll.rerate_tariffs(from_at, to_at);
+    lines := lines || toll.rerate_tariffs(from_at, to_at, calls);
 
     RETURN QUERY
     WITH d AS (
@@ -315,5 +323,6 @@ END $$;
 REVOKE ALL ON FUNCTION toll.rerate(timestamptz, timestamptz, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION toll.rerate(timestamptz, timestamptz, boolean) IS
     'Rates usage that occurred from from_at up to to_at anew, by the price book as it is now: what each account, component, provider and model cost and were charged,'
-    ' would be, and the difference. dry_run false: writes the differences as lines of kind adjustment and debits or gives back; running it again adds nothing.'
+    ' would be, and the difference. dry_run false: writes the differences as lines of kind adjustment and debits or gives back; running it again adds nothing,'
+    ' but for what was rated while it ran, perhaps by older prices.'
     ' Overage beyond plans stays as it is; a trial gets back what was waived of a charge that is lower now, and waives what is added as long as its allowance lasts. Errors: from_at not before to_at; more than 1,000,000 lines would change';

@@ -19,6 +19,7 @@ from rating import NOON, OTHER, Book, D, hours  # noqa: E402
 from schema import JOURNAL  # noqa: E402
 
 DAY = (NOON - hours(12), NOON + hours(12))
+RATE = "SELECT * FROM toll.rate_next(%s, 0, 1000)"
 
 
 @pytest.fixture
@@ -28,6 +29,30 @@ def book(db: Database) -> Book:
 
 def rerate(book: Book, dry_run: bool = False) -> list[tuple[Any, ...]]:
     return book.db.query("SELECT * FROM toll.rerate(%s, %s, %s)", *DAY, dry_run)
+
+
+def waiting(book: Book, whom: Any = None) -> int:
+    """How many wait for this connection's locks, or for anybody's."""
+    blocked = f"{whom.info.backend_pid} = ANY (pg_blocking_pids(pid))" if whom else "pg_blocking_pids(pid) <> '{}'"
+    return book.db.value(f"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND {blocked}")
+
+
+def begin(book: Book, statement: str, *args: Any) -> Any:
+    """A connection that has done this and not committed it."""
+    connection = book.db.connect()
+    connection.autocommit = False
+    with connection.cursor() as cursor:
+        cursor.execute(statement, args)
+    return connection
+
+
+def hold(book: Book, session: str) -> Any:
+    return begin(book, "SELECT FROM toll.rated_sessions WHERE session_id = %s FOR UPDATE", session)
+
+
+def end(connection: Any) -> None:
+    connection.commit()
+    connection.close()
 
 
 def summed(book: Book, event: int) -> tuple[Any, ...]:
@@ -227,20 +252,48 @@ def test_tariff_is_rated_anew_while_a_call_is_corrected(book: Book) -> None:
     book.db.execute("SELECT withdraw_price(%s, 'wrong')", number)
     book.price("tariff", "minutes", "4", unit=1, side="charge")
     book.change(s, ended=NOON + timedelta(minutes=3))
-    correcting = book.db.connect()
-    correcting.autocommit = False
-    with correcting.cursor() as cursor:
-        cursor.execute("SELECT lines FROM toll.rate_next(%s, 0, 1000)", (str(JOURNAL),))
+    correcting = begin(book, RATE, str(JOURNAL))
     thread = threading.Thread(target=rerate, args=(book,))
     thread.start()
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    wait_until(lambda: book.db.value(waiting) == 1, 20, "rating anew to wait for the correction")
-    correcting.commit()
-    correcting.close()
+    wait_until(lambda: waiting(book, correcting) == 1, 20, "rating anew to wait for the correction")
+    end(correcting)
     thread.join()
     assert book.db.query("SELECT billed_minutes, billed_amount FROM toll.rated_sessions") == [(3, 12)]
     assert book.db.value("SELECT sum(charge) FROM billing_charges WHERE component = 'tariff'") == 12
     assert book.balance("a") == 100 - 12
+    book.check_rollup()
+
+
+def test_call_whose_end_moves_into_the_time_is_left_to_its_correction(book: Book) -> None:
+    """It was not there to be locked: what it was billed before would be made up for twice, by rating anew and by its next correction."""
+    number = book.price("tariff", "minutes", "5", unit=1, side="charge")
+    book.account("a", charge_by="minutes")
+    book.wallet("a", 10_000)
+    within = book.session(account_id="a")
+    moving = book.session(DAY[1] - timedelta(minutes=5), account_id="a")
+    book.batch(*((s, "stt", {"audio_duration_ms": 1}) for s in (within, moving)))
+    book.change(within, ended=NOON + timedelta(minutes=1))
+    book.change(moving, ended=DAY[1] + timedelta(minutes=1))
+    book.rate()
+    book.change(moving, ended=DAY[1] - timedelta(minutes=1))
+    first = begin(book, RATE, str(JOURNAL))  # by the old price
+    book.db.execute("SELECT withdraw_price(%s, 'wrong')", number)
+    book.price("tariff", "minutes", "4", unit=1, side="charge")
+    held = hold(book, within)
+    thread = threading.Thread(target=rerate, args=(book,))
+    thread.start()
+    wait_until(lambda: waiting(book, held) == 1, 20, "rating anew to lock the calls that it found")
+    end(first)
+    book.change(moving, ended=DAY[1] - timedelta(minutes=2))
+    second = begin(book, RATE, str(JOURNAL))
+    end(held)
+    wait_until(lambda: waiting(book, second) == 1 or not thread.is_alive(), 20, "rating anew to have computed")
+    end(second)
+    thread.join()
+    assert dict(book.db.query("SELECT session_id::text, billed_amount FROM toll.rated_sessions")) == {within: 4, moving: 12}
+    assert dict(book.db.query("SELECT session_id::text, sum(charge) FROM billing_charges WHERE component = 'tariff' GROUP BY 1")) == {within: 4, moving: 12}
+    assert book.balance("a") == 100 - 16
+    assert rerate(book) == []
     book.check_rollup()
 
 
