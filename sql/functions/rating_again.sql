@@ -132,16 +132,20 @@ SET jit = off
 SET work_mem = '64MB'
 AS $$
 DECLARE
-    ids   bigint[];
-    times timestamptz[];
-    lines toll.rated_line[];
+    ids      bigint[];
+    times    timestamptz[];
+    nameless uuid[];
+    lines    toll.rated_line[];
 BEGIN
-    SELECT array_agg(e.event_id), array_agg(e.occurred_at) INTO ids, times
-    FROM (SELECT DISTINCT c.event_id, c.occurred_at FROM public.billing_charges AS c
-          WHERE c.occurred_at >= from_at AND c.occurred_at < to_at AND c.event_id IS NOT NULL AND c.kind = 'usage') AS e;
+    SELECT array_agg(e.event_id), array_agg(e.occurred_at), array_agg(e.session_id) FILTER (WHERE e.nameless) INTO ids, times, nameless
+    FROM (SELECT c.event_id, c.occurred_at, c.session_id, bool_and(c.account_id IS NULL) AS nameless FROM public.billing_charges AS c
+          WHERE c.occurred_at >= from_at AND c.occurred_at < to_at AND c.event_id IS NOT NULL AND c.kind = 'usage'
+          GROUP BY c.event_id, c.occurred_at, c.session_id) AS e;
     IF ids IS NULL THEN
         RETURN '{}';
     END IF;
+    -- toll.rerate has locked most of them, but not those that came since, or began after this time by another clock than their events'.
+    PERFORM FROM toll.rated_sessions AS r WHERE r.session_id = ANY (nameless) AND r.account_id IS NULL ORDER BY r.session_id FOR UPDATE;
     WITH old AS MATERIALIZED (
         SELECT c.event_id, coalesce(c.account_id, '') AS account_id, c.currency, coalesce(c.cost_currency, '') AS cost_currency,
                sum(c.cost) AS cost, sum(c.cost_original) AS cost_original, sum(c.charge) AS charge, sum(c.waived) AS waived
@@ -196,7 +200,7 @@ END $$;
 REVOKE ALL ON FUNCTION toll.rerate_window(timestamptz, timestamptz) FROM PUBLIC;
 COMMENT ON FUNCTION toll.rerate_window(timestamptz, timestamptz) IS
     'Lines that make up the difference between what events rated so far, which occurred in this time, cost and are charged by today''s price book and what their lines'
-    ' say. What has no price any more stays as it is; no more is waived than is charged (toll.given_back)';
+    ' say. What has no price any more stays as it is; no more is waived than is charged (toll.given_back). Nobody finds an account for these meanwhile';
 
 -- As it was when it took whatever calls it found.
 DROP FUNCTION IF EXISTS toll.rerate_tariffs(timestamptz, timestamptz);

@@ -297,6 +297,43 @@ def test_call_whose_end_moves_into_the_time_is_left_to_its_correction(book: Book
     book.check_rollup()
 
 
+def test_account_is_found_while_usage_is_rated_anew(book: Book) -> None:
+    """Of calls that began after the time, by their clocks, or were first seen when it had begun: what changes is never left without an account."""
+    number = book.price("llm", "input", "1", unit=1)
+    book.price("tariff", "minutes", "1", unit=1, side="charge")
+    book.account("m", charge_by="minutes")
+    ended, nameless, after = book.session(account_id="m"), book.session(), book.session(DAY[1])
+    book.batch((ended, "stt", {"audio_duration_ms": 1}))
+    book.change(ended, ended=NOON + timedelta(minutes=1))
+    events = [book.llm(after, input_tokens=10, output_tokens=0)]
+    book.rate()
+    held = hold(book, nameless)
+    again = threading.Thread(target=rerate, args=(book,))
+    again.start()
+    wait_until(lambda: waiting(book, held) == 1, 20, "rating anew to lock the calls without an account")
+    new = book.session()
+    events.append(book.llm(new, input_tokens=100, output_tokens=0))
+    book.rate()
+    book.db.execute("SELECT withdraw_price(%s, 'wrong')", number)
+    book.price("llm", "input", "3", unit=1)
+    last = hold(book, ended)
+    end(held)
+    wait_until(lambda: waiting(book, last) == 1, 20, "rating anew to have computed what usage costs")
+    for s in (after, new):
+        book.change(s, account_id="a")
+    naming = threading.Thread(target=book.rate)
+    naming.start()
+    wait_until(lambda: waiting(book) == 2 or not naming.is_alive(), 20, "accounts to be found, or to wait for rating anew")
+    end(last)
+    for thread in (again, naming):
+        thread.join()
+    for event, cost in zip(events, (30, 300)):
+        assert book.db.query("SELECT coalesce(account_id, ''), sum(cost) FROM billing_charges WHERE event_id = %s GROUP BY 1 ORDER BY 1", event) == [
+            ("", 0), ("a", cost)]
+    assert rerate(book) == []
+    book.check_rollup()
+
+
 def test_adjustment_of_a_closed_month_is_booked_after_it(book: Book) -> None:
     number = book.price("meter", "sms", "1", unit=1, side="charge")
     event = book.batch((None, "usage", {"account": "a", "meter": "sms", "quantity": D("1")}))[0]
