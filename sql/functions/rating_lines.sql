@@ -90,9 +90,9 @@ DECLARE
     changed  text[];
     locked   text[];
     reported text[];
+    meters   text[]; -- that they report for the first time
     dear     text[];
     debits   toll.session_debit[];
-    first    record;
 BEGIN
     SELECT array_agg(p.account_id), array_agg(p.account_id) FILTER (WHERE p.planned OR p.returned), array_agg(p.account_id) FILTER (WHERE p.reported),
            array_agg(p.account_id) FILTER (WHERE p.charge >= 1e9 OR p.planned)
@@ -100,7 +100,15 @@ BEGIN
     FROM (SELECT l.account_id, sum(l.charge) AS charge, bool_or(l.reason = 'plan') AS planned, bool_or(l.waived < 0) AS returned,
                  bool_or(l.component = 'meter' AND l.kind = 'usage' AND l.model IN ('api_call', 'voice_minute')) AS reported
           FROM unnest(booked) AS l WHERE l.account_id IS NOT NULL GROUP BY l.account_id) AS p;
-    locked := toll.lock_schemes(payers, changed);
+    IF reported IS NOT NULL THEN
+        SELECT array_agg(n.account_id), array_agg(n.model) INTO reported, meters
+        FROM (SELECT DISTINCT l.account_id, l.model FROM unnest(booked) AS l
+              WHERE l.component = 'meter' AND l.kind = 'usage' AND l.model IN ('api_call', 'voice_minute') AND l.account_id = ANY (reported)) AS n
+        -- OFFSET 0: by its key, whatever the planner thinks of the table.
+        WHERE NOT EXISTS (SELECT FROM public.accounts AS k WHERE k.account_id = n.account_id AND n.model = ANY (k.reported_meters) OFFSET 0);
+    END IF;
+    -- All accounts that are written, at once and in one order.
+    locked := toll.lock_schemes(payers, changed || reported);
     IF cardinality(locked) > 0 THEN
         booked := toll.waive_trials(toll.add_overage(booked), locked);
     END IF;
@@ -108,16 +116,11 @@ BEGIN
         booked := toll.spare_wallets(booked);
     END IF;
     IF reported IS NOT NULL THEN
-        FOR first IN
-            SELECT l.account_id, array_agg(DISTINCT l.model) AS meters
-            FROM unnest(booked) AS l
-            WHERE l.component = 'meter' AND l.kind = 'usage' AND l.model IN ('api_call', 'voice_minute') AND l.account_id = ANY (reported)
-              -- OFFSET 0: by its key, whatever the planner thinks of the table.
-              AND NOT EXISTS (SELECT FROM public.accounts AS k WHERE k.account_id = l.account_id AND l.model = ANY (k.reported_meters) OFFSET 0)
-            GROUP BY l.account_id ORDER BY l.account_id
-        LOOP
-            UPDATE public.accounts AS a SET reported_meters = a.reported_meters || first.meters WHERE a.account_id = first.account_id;
-        END LOOP;
+        -- Others may have noted some before the lock was granted.
+        UPDATE public.accounts AS a
+        SET reported_meters = ARRAY(SELECT unnest(a.reported_meters)
+                                    UNION SELECT u.meter FROM unnest(reported, meters) AS u (account_id, meter) WHERE u.account_id = a.account_id ORDER BY 1)
+        WHERE a.account_id = ANY (reported);
     END IF;
     debits := toll.write_lines(batch, booked);
 

@@ -23,7 +23,7 @@ END $$;
 REVOKE ALL ON FUNCTION toll.lock_schemes(text[], text[]) FROM PUBLIC;
 COMMENT ON FUNCTION toll.lock_schemes(text[], text[]) IS
     'Locks those of these accounts whose lines a plan or a trial may change, until the transaction ends, and returns them: those with a trial''s allowance left,'
-    ' and `changed`: those with lines of a plan, or with lines that give a trial something back';
+    ' and `changed`: those with lines of a plan, or with lines that give a trial something back, and those that report a meter for the first time';
 
 CREATE OR REPLACE FUNCTION toll.add_overage(lines toll.rated_line[])
 RETURNS toll.rated_line[]

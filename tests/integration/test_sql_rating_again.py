@@ -15,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 
 from harness import Database, wait_until  # noqa: E402
-from rating import NOON, OTHER, Book, D, hours  # noqa: E402
+from rating import NOON, OTHER, Book, D, hours, quota  # noqa: E402
 from schema import JOURNAL  # noqa: E402
 
 DAY = (NOON - hours(12), NOON + hours(12))
@@ -431,6 +431,41 @@ def test_account_is_found_while_another_writes_for_the_session(book: Book) -> No
     slow.close()
     assert book.db.query("SELECT coalesce(account_id, ''), sum(cost), sum(charge) FROM billing_charges GROUP BY 1 ORDER BY 1") == [
         ("", 0, None), ("a", 5, 5)]
+    book.check_rollup()
+
+
+def test_first_reports_of_a_meter_are_noted_without_deadlock(book: Book) -> None:
+    """Of the accounts that both note, one has lines of its plan in the first transaction and none in the second."""
+    quota(book, "api_call", "0", "1")
+    for name in "ab":
+        book.account(name, charge_by="plan")
+    s = book.session(account_id="b")
+    book.batch((s, "llm", {"input_tokens": 1, "output_tokens": 0}))
+    book.rate()
+    for name in "ab":
+        book.db.execute("SELECT set_scheme(%s, 'usage')", name)
+    reports = [(None, "usage", {"account": name, "meter": "api_call", "quantity": D("1")}) for name in "ab"]
+    book.batch((s, "usage", {"meter": "api_call", "quantity": D("1")}), reports[0])
+    book.batch(*reports, journal=OTHER)
+    held = begin(book, "SELECT FROM toll.plan_usage WHERE account_id = 'b' FOR UPDATE")
+    failed: list[Exception] = []
+
+    def rate(journal: uuid.UUID) -> None:
+        try:
+            book.rate(journal)
+        except psycopg2.Error as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=rate, args=(journal,)) for journal in (JOURNAL, OTHER)]
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        wait_until(lambda: waiting(book) == number, 20, "rating to wait")
+    end(held)
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert book.db.query("SELECT reported_meters FROM accounts ORDER BY account_id") == [(["api_call"],), (["api_call"],)]
+    assert book.db.query("SELECT count(*) FROM billing_charges WHERE component = 'meter' AND kind = 'usage'") == [(4,)]
     book.check_rollup()
 
 
