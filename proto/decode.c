@@ -76,15 +76,21 @@ static int walk_all(const void *data, size_t size, char reason[static TOLL_REASO
     return r == -E2BIG ? -EINVAL : r;
 }
 
-/* Of a frame that begins with its type, as libtoll's do; 0: of any other. */
-static enum toll_frame_type usual_type(const struct toll_reader *reader)
+/* Of a frame that begins with its type, as libtoll's do, and that pair is taken; 0: of any other. */
+static enum toll_frame_type usual_type(struct toll_reader *reader)
 {
     const uint8_t *p = reader->pos;
+    enum toll_frame_type type;
     struct toll_str name;
 
     if (reader->left == 0 || !toll_usual_skip(&p, reader->end, "type", 4) || !toll_usual_string(&p, reader->end, &name))
         return 0;
-    return toll_frame_type_from_name(name.ptr, name.len);
+    type = toll_frame_type_from_name(name.ptr, name.len);
+    if (type != 0) {
+        reader->pos = p;
+        reader->left--;
+    }
+    return type;
 }
 
 /* 0 and the reason if there is none. A repeated `type` is found later, like any repeated key. */
@@ -179,9 +185,14 @@ static int keep_unknown(struct decoding *d, const struct toll_reader_value *key,
     return r;
 }
 
-static int take_pairs(struct decoding *d, struct toll_reader reader)
+/* first: how many pairs were taken already: the type's, or none. */
+static int take_pairs(struct decoding *d, struct toll_reader reader, unsigned first)
 {
-    struct toll_pairs pairs = {.frame = d->frame, .order = &d->decoder->orders[d->frame->type]};
+    struct toll_pairs pairs = {.frame = d->frame,
+                               .seen = first, /* the type's row is the first */
+                               .present = first,
+                               .last = first,
+                               .order = &d->decoder->orders[d->frame->type]};
     struct toll_reader_value key, value;
     const struct toll_field *field;
     int r;
@@ -303,13 +314,16 @@ static int decode(struct decoding *d)
     struct toll_decoder *decoder = d->decoder;
     struct toll_reader reader;
     msgpack_object other;
+    unsigned first = 1;
     int r;
 
     if (!toll_reader_open(&reader, d->data, d->size, &other))
         return toll_refuse(d->reason, "expected a map, got %s", toll_value_kind(&other));
     enum toll_frame_type type = usual_type(&reader);
-    if (type == 0)
+    if (type == 0) {
         type = find_type(reader, d->reason);
+        first = 0;
+    }
     if (type == 0)
         return -EINVAL;
     if (type == TOLL_FRAME_STREAM) {
@@ -323,7 +337,7 @@ static int decode(struct decoding *d)
         msgpack_zone_clear(&decoder->zone);
     decoder->zone_used = false;
     toll_frame_begin(d->frame, type);
-    if ((r = take_pairs(d, reader)) < 0 || (r = keep_json(d)) < 0)
+    if ((r = take_pairs(d, reader, first)) < 0 || (r = keep_json(d)) < 0)
         return r;
     if (type == TOLL_FRAME_SESSION_END && !d->frame->finish_reason.ptr)
         d->frame->finish_reason = (struct toll_str){"end", 3};

@@ -43,9 +43,11 @@ enum toll_frame_type toll_frame_type_from_name(const char *name, size_t size)
     for (enum toll_frame_type type = TOLL_FRAME_SESSION_START; type <= TOLL_FRAME_STREAM; type++) {
         const char *text = type_names[type];
 
-        /* Its length is this: NULs fill the row, and a name that ends with some is none of ours. */
-        if (text[0] == name[0] && size < sizeof(type_names[type]) && text[size] == '\0' && text[size - 1] != '\0' &&
-            memcmp(text, name, size) == 0)
+        size_t same = 0;
+
+        while (same < size && text[same] == name[same] && text[same] != '\0')
+            same++; /* memcmp() would take longer to call */
+        if (same == size && text[size] == '\0')
             return type;
     }
     return 0;
