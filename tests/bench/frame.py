@@ -17,6 +17,7 @@ class Size:
     rounds: int
     frames: int                     # of a run under load
     most_frames: int                # of a run of what is quickest, \copy and toll coalesced: beginning and end shall count for little
+    least_s: float                  # such a run takes that long, else it is made longer, and the other runs under load with it
     aside_frames: int               # of a run of other numbers of workers
     event_workers: tuple[int, ...]  # toll, events only
     insert_rows: dict[str, int]     # of a run of a slower way, by way
@@ -32,9 +33,9 @@ class Size:
 
 INSERT_ROWS = {"row": 600, "row_transaction": 2000, "upsert": 400, "upsert_transaction": 1000, "multi": 10_000, "unnest": 20_000}
 SIZES = {
-    "tiny": Size(1, 10_000, 10_000, 10_000, (4,), {way: min(rows, 2000) for way, rows in INSERT_ROWS.items()}, 2000, 1, 0.5, (1000, 2000), 20_000, (20_000, 40_000), (200, 1000), 1),
-    "short": Size(5, 160_000, 320_000, 40_000, (4,), INSERT_ROWS, 7000, 3, 1.5, (10_000, 100_000, 1_000_000), 500_000, (300_000, 1_200_000), (1000, 100_000), 1),
-    "long": Size(7, 300_000, 1_000_000, 300_000, (1, 4, 16), {way: 5 * rows for way, rows in INSERT_ROWS.items()}, 50_000, 15, 10, (10_000, 100_000, 1_000_000), 10_000_000,
+    "tiny": Size(1, 10_000, 10_000, 0, 10_000, (4,), {way: min(rows, 2000) for way, rows in INSERT_ROWS.items()}, 2000, 1, 0.5, (1000, 2000), 20_000, (20_000, 40_000), (200, 1000), 1),
+    "short": Size(5, 160_000, 320_000, 2, 40_000, (4,), INSERT_ROWS, 7000, 3, 1.5, (10_000, 100_000, 1_000_000), 500_000, (300_000, 1_200_000), (1000, 100_000), 1),
+    "long": Size(7, 300_000, 1_000_000, 2, 300_000, (1, 4, 16), {way: 5 * rows for way, rows in INSERT_ROWS.items()}, 50_000, 15, 10, (10_000, 100_000, 1_000_000), 10_000_000,
                  (1_000_000, 10_000_000, 50_000_000), (1000, 100_000), 5),
 }
 

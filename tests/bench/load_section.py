@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import rivals
 from contenders import Copy, Insert
 from frame import Bench
@@ -29,12 +31,19 @@ def toll(calls: bool, workers: int, send: str, writers: int = 1) -> str:
             + (f", {writers} writers" if writers > 1 else ""))
 
 
+def make_rows(bench: Bench, times: int = 1) -> int:
+    """Makes the rows that everybody stores. Returns how many times as many as the size says, so that a run takes long enough."""
+    size = bench.size
+    bench.stage.empty()
+    seconds = ThroughToll(bench.stage, "", workers=4, send="coalesced", frames=times * size.most_frames, sessions=min(1000, size.frames // 10),
+                          keep=True).run().seconds
+    bench.progress(f"made the rows: {bench.stage.rows:,} events with {len(bench.stage.columns)} columns")
+    return make_rows(bench, math.ceil(size.least_s / seconds)) if times == 1 and seconds < size.least_s else times
+
+
 def run(bench: Bench) -> None:
     stage, size = bench.stage, bench.size
-    stage.empty()
-    first = ThroughToll(stage, "", workers=4, send="coalesced", frames=size.most_frames, sessions=min(1000, size.frames // 10), keep=True)
-    first.run()
-    bench.progress(f"made the rows: {stage.rows:,} events with {len(stage.columns)} columns")
+    times = make_rows(bench)
     contenders: list[Contender] = [Copy(stage, COPY[n], connections=n) for n in COPY]
     contenders += [Copy(stage, CEILING[n], connections=n, trigger=False) for n in CEILING]
     writers = [1] + ([2] if has_option(stage, "database.writers", 2) else [])
@@ -43,7 +52,8 @@ def run(bench: Bench) -> None:
             for workers in CALL_WORKERS if calls else size.event_workers:
                 for n in writers if workers == 4 and (send == "coalesced" or len(size.event_workers) > 1) else [1]:
                     contenders.append(ThroughToll(stage, toll(calls, workers, send, n), workers=workers, send=send, calls=calls,
-                                                  frames=size.aside_frames if workers != 4 else size.frames if send == "single" else size.most_frames,
+                                                  frames=times * (size.aside_frames if workers != 4 else size.frames if send == "single"
+                                                                  else size.most_frames),
                                                   sessions=min(1000, size.frames // 10),
                                                   config={"database.writers": n} if n > 1 else {}))
     for way, (name, mode, transaction) in INSERTS.items():
