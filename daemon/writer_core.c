@@ -189,6 +189,15 @@ static bool advance_due(struct writer_core *core, const struct writer_wishes *wi
     return false;
 }
 
+/* Less than a whole batch: beginning and committing one takes the server some 0.5 ms, which is 2 % of what a quarter's rows take it by default. */
+bool writer_core_has_enough(const struct writer_core *core, uint64_t applied_lsn)
+{
+    uint64_t durable = writer_core_goal(core);
+
+    return durable > applied_lsn &&
+           durable - applied_lsn >= (uint64_t)core->options.apply.batch_bytes / 4 * core->order.writers;
+}
+
 static bool batch_due(const struct writer_core *core, const struct writer_wishes *wishes, int64_t now_us)
 {
     uint64_t applied = apply_passed(core->apply), durable = writer_core_goal(core);
@@ -196,7 +205,7 @@ static bool batch_due(const struct writer_core *core, const struct writer_wishes
     if (durable <= applied)
         return false;
     return wishes->stopping || core->limit != UINT64_MAX || applied < wishes->hurry_lsn || applied < core->hurry_lsn ||
-           durable - applied >= core->options.apply.batch_bytes ||
+           writer_core_has_enough(core, applied) ||
            (wishes->pending_since_us && now_us - wishes->pending_since_us >= core->options.batch_age_us);
 }
 

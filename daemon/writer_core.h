@@ -45,6 +45,8 @@ void writer_core_set_options(struct writer_core *core, const struct writer_optio
 /* What is next. With WRITER_WAIT, *ret_until_us is a monotonic time, or INT64_MAX. */
 enum writer_next writer_look(struct writer_core *core, struct writer_wishes *wishes, int64_t now_us,
                              int64_t *ret_until_us);
+/* Whether so much is durable above this LSN that its batch need not be old. From any thread, under the lock under which writer_look() is called. */
+bool writer_core_has_enough(const struct writer_core *core, uint64_t applied_lsn);
 /* Does what writer_look() said; not for WRITER_WAIT. */
 void writer_do(struct writer_core *core, enum writer_next next, struct writer_time now);
 

@@ -19,10 +19,14 @@ static void report(void *context, const struct writer_status *now)
     status = *now;
 }
 
+enum { BATCH_AGE_US = 100000 };
+
 static void core_start(void)
 {
-    const struct writer_options options = {
-        .apply = {.batch_rows = 10, .batch_bytes = 65536, .streams_max = 10}, .retry_max_us = 1000000, .host = "test"};
+    const struct writer_options options = {.apply = {.batch_rows = 10, .batch_bytes = 65536, .streams_max = 10},
+                                           .batch_age_us = BATCH_AGE_US,
+                                           .retry_max_us = 1000000,
+                                           .host = "test"};
     const struct writer_time now = {now_us, now_us};
 
     core = writer_core_new(&options, world.journal, &sink.sink, &metrics, now, report, NULL);
@@ -168,6 +172,51 @@ START_TEST(database_that_went_back_for_another_writer_is_noticed)
 }
 END_TEST
 
+/* Appends so many bytes at least, and makes them durable. */
+static void add_bytes(uint64_t bytes)
+{
+    static unsigned next;
+    uint64_t from = journal_end_lsn(world.journal);
+
+    while (journal_end_lsn(world.journal) - from < bytes) {
+        append_range(world.journal, next, next + 1);
+        next++;
+    }
+    ck_assert_int_eq(flush(world.journal), 0);
+}
+
+START_TEST(quarter_of_a_batch_waits_for_no_company)
+{
+    enum { QUARTER = 65536 / 4 };
+    int64_t until_us;
+
+    if (_i == 2)
+        fake_db_add_watermark(&db, journal_uuid(world.journal), 1, 0);
+    core_start();
+    wishes.order.writer = (unsigned)_i - 1;
+    wishes.order.writers = (unsigned)_i;
+    wishes.order.sink_said = true;
+    core_do(WRITER_OPEN);
+    ck_assert(!one_writer_renews(&wishes, &status));
+    core_do(WRITER_START);
+    while (writer_look(core, &wishes, now_us, &until_us) == WRITER_CHORES)
+        writer_do(core, WRITER_CHORES, (struct writer_time){now_us, now_us});
+
+    add_bytes((uint64_t)_i * QUARTER - 1000);
+    ck_assert(!writer_core_has_enough(core, status.applied_lsn));
+    ck_assert_int_eq(writer_look(core, &wishes, now_us, &until_us), WRITER_WAIT);
+    ck_assert_int_eq(until_us, now_us + BATCH_AGE_US);
+    add_bytes(1000);
+    ck_assert(writer_core_has_enough(core, status.applied_lsn));
+    ck_assert_int_eq(writer_look(core, &wishes, now_us, &until_us), WRITER_APPLY);
+    do
+        core_do(WRITER_APPLY);
+    while (status.applied_lsn < journal_durable_lsn(world.journal));
+    ck_assert(!writer_core_has_enough(core, status.applied_lsn));
+    ck_assert(!writer_core_has_enough(core, UINT64_MAX));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("writer_core");
@@ -177,6 +226,7 @@ int main(void)
     tcase_add_test(tests, unreadable_registration_is_not_taken_for_none);
     tcase_add_test(tests, registration_that_takes_memory_is_read_later);
     tcase_add_test(tests, database_that_went_back_for_another_writer_is_noticed);
+    tcase_add_loop_test(tests, quarter_of_a_batch_waits_for_no_company, 1, 3); /* of so many writers the last */
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }
