@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { TRIES_MAX = 10 };
+
 /* libpq's messages have several lines; the first says it. */
 static void first_line(const char *message, char *ret, size_t size)
 {
@@ -103,6 +105,23 @@ int ctl_complain_of(PGconn *conn, const PGresult *result)
                : CTL_NO_DATABASE;
 }
 
+/* A statement by itself is a transaction: after a deadlock, with rating most likely, nothing of it was done, and it is done again. */
+static PGresult *execute(PGconn *conn, const char *sql, int count, const char *const *values)
+{
+    PGresult *result;
+
+    for (unsigned tries = 1;; tries++) {
+        const char *sqlstate;
+
+        result = PQexecParams(conn, sql, count, NULL, values, NULL, NULL, 0);
+        sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+        if (!sqlstate || strcmp(sqlstate, "40P01") != 0 || tries == TRIES_MAX ||
+            PQtransactionStatus(conn) != PQTRANS_IDLE)
+            return result;
+        PQclear(result);
+    }
+}
+
 int ctl_run(struct ctl *ctl, bool keep, const char *sql, int count, const char *const *values, PGresult **ret)
 {
     PGconn *conn = NULL;
@@ -118,7 +137,7 @@ int ctl_run(struct ctl *ctl, bool keep, const char *sql, int count, const char *
     if (!keep)
         PQclear(PQexec(conn, "BEGIN"));
     if (keep || PQtransactionStatus(conn) == PQTRANS_INTRANS)
-        result = PQexecParams(conn, sql, count, NULL, values, NULL, NULL, 0);
+        result = execute(conn, sql, count, values);
     if (PQresultStatus(result) == PGRES_TUPLES_OK) {
         *ret = result;
     } else {

@@ -54,6 +54,21 @@ def test_account_from_first_to_last(db: Database, ctl: Run) -> None:
         (Decimal("5.25"), True)]
 
 
+def test_command_that_met_another_in_a_deadlock_is_done_again(db: Database, ctl: Run) -> None:
+    """The other one is a trigger here; numbers of a sequence stay used when a transaction is taken back."""
+    db.execute("CREATE SEQUENCE met; GRANT ALL ON SEQUENCE met TO PUBLIC; CREATE FUNCTION meet() RETURNS trigger LANGUAGE plpgsql AS"
+               " 'BEGIN IF nextval(''public.met'') % 4 <> 0 THEN RAISE deadlock_detected; END IF; RETURN NEW; END';"
+               "CREATE TRIGGER meet BEFORE INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION meet()")
+    ctl("account", "create", "u_1", "--currency", "EUR")
+    assert db.query("SELECT account_id, currency FROM accounts") == [("u_1", "EUR")] and db.value("SELECT last_value FROM met") == 4
+
+    # Not for ever.
+    db.execute("ALTER SEQUENCE met INCREMENT 4")
+    db.value("SELECT setval('met', 5)")
+    assert "tollctl: deadlock_detected" in ctl("account", "create", "u_2", status=4).stderr
+    assert db.value("SELECT count(*) FROM accounts") == 1
+
+
 @pytest.mark.parametrize("words, said", [
     (["create", "u_1"], "there is an account 'u_1' already"), (["create", "u_2", "--currency", "euro"], "currency 'euro'"),
     (["create", "u_2", "--time-zone", "Mars"], "time zone"), (["create", "u_2", "--charge-by", "luck"], "charge_by"),
