@@ -123,7 +123,9 @@ COMMENT ON FUNCTION toll.resolve_sessions(uuid[]) IS
     'Looks again for the accounts of these sessions, where none is known, and charges what they used so far. rate_next does so by itself when metadata come; this is'
     ' for changed rating_settings.account_keys. Returns how many now have one';
 
-CREATE OR REPLACE FUNCTION toll.rerate_window(from_at timestamptz, to_at timestamptz)
+-- As it was when it locked calls for a dry run, too.
+DROP FUNCTION IF EXISTS toll.rerate_window(timestamptz, timestamptz);
+CREATE OR REPLACE FUNCTION toll.rerate_window(from_at timestamptz, to_at timestamptz, locking boolean)
 RETURNS toll.rated_line[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -144,8 +146,10 @@ BEGIN
     IF ids IS NULL THEN
         RETURN '{}';
     END IF;
-    -- toll.rerate has locked most of them, but not those that came since, or began after this time by another clock than their events'.
-    PERFORM FROM toll.rated_sessions AS r WHERE r.session_id = ANY (nameless) AND r.account_id IS NULL ORDER BY r.session_id FOR UPDATE;
+    IF locking THEN
+        -- toll.rerate has locked most of them, but not those that came since, or began after this time by another clock than their events'.
+        PERFORM FROM toll.rated_sessions AS r WHERE r.session_id = ANY (nameless) AND r.account_id IS NULL ORDER BY r.session_id FOR UPDATE;
+    END IF;
     WITH old AS MATERIALIZED (
         SELECT c.event_id, coalesce(c.account_id, '') AS account_id, c.currency, coalesce(c.cost_currency, '') AS cost_currency,
                sum(c.cost) AS cost, sum(c.cost_original) AS cost_original, sum(c.charge) AS charge, sum(c.waived) AS waived
@@ -197,10 +201,11 @@ BEGIN
     FROM changed AS d JOIN new AS n ON n.event_id = d.event_id;
     RETURN coalesce(lines, '{}');
 END $$;
-REVOKE ALL ON FUNCTION toll.rerate_window(timestamptz, timestamptz) FROM PUBLIC;
-COMMENT ON FUNCTION toll.rerate_window(timestamptz, timestamptz) IS
+REVOKE ALL ON FUNCTION toll.rerate_window(timestamptz, timestamptz, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION toll.rerate_window(timestamptz, timestamptz, boolean) IS
     'Lines that make up the difference between what events rated so far, which occurred in this time, cost and are charged by today''s price book and what their lines'
-    ' say. What has no price any more stays as it is; no more is waived than is charged (toll.given_back). Nobody finds an account for these meanwhile';
+    ' say. What has no price any more stays as it is; no more is waived than is charged (toll.given_back). locking: nobody finds an account for their calls'
+    ' until the transaction ends, as is needed where these lines are to be written';
 
 -- As it was when it took whatever calls it found.
 DROP FUNCTION IF EXISTS toll.rerate_tariffs(timestamptz, timestamptz);
@@ -271,8 +276,10 @@ BEGIN
         RAISE EXCEPTION 'toll: rerate: from % is not before to %', from_at, to_at USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM toll.rating_again_begins();
-    -- Nobody finds an account for these meanwhile.
-    PERFORM FROM toll.rated_sessions AS r WHERE r.account_id IS NULL AND r.started_at < to_at ORDER BY r.session_id FOR UPDATE;
+    IF NOT dry_run THEN
+        -- Nobody finds an account for these meanwhile.
+        PERFORM FROM toll.rated_sessions AS r WHERE r.account_id IS NULL AND r.started_at < to_at ORDER BY r.session_id FOR UPDATE;
+    END IF;
     -- Quarters of an hour, busy ones in parts, so that no step takes more memory than some 20,000 events need.
     FOR part IN
         SELECT greatest(from_at, q.quarter + interval '15 minutes' * (i - 1) / q.parts) AS begins,
@@ -285,7 +292,7 @@ BEGIN
         ORDER BY 1
     LOOP
         CONTINUE WHEN part.begins >= part.ends;
-        lines := lines || toll.rerate_window(part.begins, part.ends);
+        lines := lines || toll.rerate_window(part.begins, part.ends, NOT dry_run);
         IF cardinality(lines) > most THEN
             RAISE EXCEPTION 'toll: rerate: more than % lines would change: take a shorter time', most USING ERRCODE = 'program_limit_exceeded';
         END IF;

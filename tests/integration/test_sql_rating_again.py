@@ -297,6 +297,22 @@ def test_call_whose_end_moves_into_the_time_is_left_to_its_correction(book: Book
     book.check_rollup()
 
 
+def test_dry_run_holds_nobody_up(book: Book) -> None:
+    number = book.price("llm", "input", "1", unit=1)
+    nameless = book.session()
+    book.llm(nameless, input_tokens=5, output_tokens=0)
+    book.rate()
+    book.db.execute("SELECT withdraw_price(%s, 'wrong')", number)
+    book.price("llm", "input", "3", unit=1)
+    dry = begin(book, "SELECT * FROM toll.rerate(%s, %s, true)", *DAY)
+    book.change(nameless, account_id="a")
+    assert book.db.query("SET lock_timeout = '10s'; SELECT 1 FROM toll.rated_sessions WHERE session_id = %s FOR UPDATE", nameless) == [(1,)]
+    book.rate()
+    assert book.db.query("SELECT sum(cost) FROM billing_charges WHERE account_id = 'a'") == [(15,)]  # it is found, at the price of now
+    end(dry)
+    assert rerate(book, dry_run=True) == []
+
+
 def test_account_is_found_while_usage_is_rated_anew(book: Book) -> None:
     """Of calls that began after the time, by their clocks, or were first seen when it had begun: what changes is never left without an account."""
     number = book.price("llm", "input", "1", unit=1)
