@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from typing import Iterator
 
 from credit_section import prepare
 from frame import Bench
-from harness import migrate, wait_until
+from harness import Database, migrate, wait_until
 from measure import CpuWatch
 from through_toll import Load, Stored, finish, make_daemon, measure, words
 
-SECONDS = {"tiny": 15, "short": 45, "long": 400}
+SECONDS = {"tiny": 25, "short": 80, "long": 800}
 OFF, ON = "storing alone", "storing, with rating on"
+OFF_ONE, ON_OTHER = "storing alone, on one core", "storing on one core, rating on the other"
+WAYS = {OFF: (False, False), ON: (True, False), OFF_ONE: (False, True), ON_OTHER: (True, True)}  # rating, apart
+CORES = sorted(os.sched_getaffinity(0))
 
 
-def one(bench: Bench, rating: bool) -> dict[str, float]:
+@contextlib.contextmanager
+def on_one_core(bench: Bench) -> Iterator[None]:
+    """What is started meanwhile runs on the first core: daemon, workers and PostgreSQL's backends."""
+    pids = (0, bench.stage.postmaster)
+    try:
+        for pid in pids:
+            os.sched_setaffinity(pid, CORES[:1])
+        yield
+    finally:
+        for pid in pids:
+            os.sched_setaffinity(pid, CORES)
+
+
+def free_core_for_rating(db: Database) -> None:
+    """For its backend alone."""
+    query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tolld-rating'"
+    wait_until(lambda: db.query(query), 30, "rating to be connected")
+    os.sched_setaffinity(db.value(query), CORES[-1:])
+
+
+def one(bench: Bench, rating: bool, apart: bool) -> dict[str, float]:
     db = bench.stage.cluster.create_database()
     migrate(db.dsn)
     prepare(db)
@@ -25,6 +51,8 @@ def one(bench: Bench, rating: bool) -> dict[str, float]:
         daemon.start()
         load = Load(daemon, *words(frames=bench.size.frames, calls=True))
         stored.wait(load.ready["frames"])
+        if rating and apart:
+            free_core_for_rating(db)
         watch = CpuWatch(bench.stage.postmaster, {"daemon": daemon.pid}, but=(stored.backend,))
         began = time.monotonic()
         flow = measure([load], watch, stored)
@@ -49,20 +77,23 @@ def one(bench: Bench, rating: bool) -> dict[str, float]:
 
 
 def run(bench: Bench) -> None:
-    rounds: dict[str, list[dict[str, float]]] = {OFF: [], ON: []}
+    ways = {name: way for name, way in WAYS.items() if len(CORES) > 1 or not way[1]}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     count = max(1, bench.size.rounds // 2 + 1)
     for number in range(count):
-        for i, name in enumerate(rounds):
-            rounds[name].append(one(bench, name == ON))
+        for i, (name, (rating, apart)) in enumerate(ways.items()):
+            with on_one_core(bench) if apart else contextlib.nullcontext():
+                rounds[name].append(one(bench, rating, apart))
             bench.progress(f"round {number + 1} of {count}, {name}: {rounds[name][-1]['stored']:,.0f} frames/s",
-                           (2 * number + i + 1) / count / 2)
+                           (number * len(ways) + i + 1) / count / len(ways))
     bench.results["rating"] = rounds
     group = "rating keeps up"
-    off = sorted(each["stored"] for each in rounds[OFF])[len(rounds[OFF]) // 2]
-    on = sorted(each["stored"] for each in rounds[ON])[len(rounds[ON]) // 2]
-    bench.add(group, OFF, [each["stored"] for each in rounds[OFF]], "frames/s")
-    bench.add(group, ON, [each["stored"] for each in rounds[ON]], "frames/s", reference=OFF, ratio=on / off, target=0.9,
-              note="where a core is free for it")
-    bench.add(group, "rated beside storing", [each["beside"] for each in rounds[ON]], "events/s")
-    bench.add(group, "rated afterwards", [each["alone"] for each in rounds[ON] if "alone" in each], "events/s")
+    for off, on, target, note in ((OFF, ON, None, "all of it on the same cores"), (OFF_ONE, ON_OTHER, 0.9, "where a core is free for it")):
+        if off not in rounds:
+            continue
+        alone, beside = ([each["stored"] for each in rounds[name]] for name in (off, on))
+        bench.add(group, off, alone, "frames/s")
+        bench.add(group, on, beside, "frames/s", reference=off, ratio=sorted(beside)[count // 2] / sorted(alone)[count // 2], target=target, note=note)
+        bench.add(group, "  rated meanwhile", [each["beside"] for each in rounds[on]], "events/s")
+    bench.add(group, "rated afterwards", [each["alone"] for name in (ON, ON_OTHER) for each in rounds.get(name, []) if "alone" in each], "events/s")
     bench.add(group, "from the first frame to the last line", [each["rated"] for each in rounds[ON]], "events/s")
