@@ -24,7 +24,7 @@ int ctl_query(PGconn *conn, const char *sql, int count, const char *const *value
               char error[static CTL_ERROR_MAX]) __attribute__((warn_unused_result));
 
 /* Connects, runs one query and commits, unless keep is false: then what it did is taken back. After a deadlock
- * a query to be kept is run again, ten times at most. Says on standard error what went wrong, with all that
+ * a query to be kept is run again, ten times in all at most. Says on standard error what went wrong, with all that
  * the database says of it. Returns CTL_OK and a result to PQclear(), CTL_BAD where the database understood and refused, or CTL_NO_DATABASE. */
 int ctl_run(struct ctl *ctl, bool keep, const char *sql, int count, const char *const *values, PGresult **ret)
     __attribute__((warn_unused_result));

@@ -275,8 +275,8 @@ BEGIN
     IF from_at IS NULL OR to_at IS NULL OR from_at >= to_at THEN
         RAISE EXCEPTION 'toll: rerate: from % is not before to %', from_at, to_at USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    PERFORM toll.rating_again_begins();
     IF NOT dry_run THEN
+        PERFORM toll.rating_again_begins();
         -- Nobody finds an account for these meanwhile.
         PERFORM FROM toll.rated_sessions AS r WHERE r.account_id IS NULL AND r.started_at < to_at ORDER BY r.session_id FOR UPDATE;
     END IF;
@@ -335,5 +335,5 @@ REVOKE ALL ON FUNCTION toll.rerate(timestamptz, timestamptz, boolean) FROM PUBLI
 COMMENT ON FUNCTION toll.rerate(timestamptz, timestamptz, boolean) IS
     'Rates usage that occurred from from_at up to to_at anew, by the price book as it is now: what each account, component, provider and model cost and were charged,'
     ' would be, and the difference. dry_run false: writes the differences as lines of kind adjustment and debits or gives back; running it again adds nothing,'
-    ' but for what was rated while it ran, perhaps by older prices.'
+    ' but for what was rated while it ran, perhaps by older prices. A dry run takes no locks: what is rated meanwhile may be in it or not.'
     ' Overage beyond plans stays as it is; a trial gets back what was waived of a charge that is lower now, and waives what is added as long as its allowance lasts. Errors: from_at not before to_at; more than 1,000,000 lines would change';

@@ -305,6 +305,8 @@ def test_dry_run_holds_nobody_up(book: Book) -> None:
     book.db.execute("SELECT withdraw_price(%s, 'wrong')", number)
     book.price("llm", "input", "3", unit=1)
     dry = begin(book, "SELECT * FROM toll.rerate(%s, %s, true)", *DAY)
+    assert book.db.query("SELECT DISTINCT locktype, mode FROM pg_locks WHERE pid = %s AND locktype <> 'virtualxid'", dry.info.backend_pid) == [
+        ("relation", "AccessShareLock")]
     book.change(nameless, account_id="a")
     assert book.db.query("SET lock_timeout = '10s'; SELECT 1 FROM toll.rated_sessions WHERE session_id = %s FOR UPDATE", nameless) == [(1,)]
     book.rate()
