@@ -220,11 +220,14 @@ static inline void copy_jsonb(struct copy_buffer *buf, const char *json, size_t 
 void copy_time(struct copy_buffer *buf, int64_t epoch_us);
 void copy_numeric(struct copy_buffer *buf, const char *decimal);
 
-/* Room for `most` bytes of a row, of which the caller writes as many as it needs. NULL: out of memory. */
+/* Room for `most` bytes of a row, of which the caller writes as many as it needs. NULL: out of memory; the row counts all the same, so that the buffer
+ * is not taken for one that has nothing to send. */
 static inline char *copy_row_begin(struct copy_buffer *buf, size_t most, int columns)
 {
-    if (buf->capacity - buf->size < most && !copy_grow(buf, most))
+    if (buf->capacity - buf->size < most && !copy_grow(buf, most)) {
+        buf->rows++;
         return NULL;
+    }
     return field_store16(buf->data + buf->size, (uint16_t)columns);
 }
 

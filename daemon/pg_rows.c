@@ -1,6 +1,7 @@
-/* See pg_rows.h. The order of the calls is the order of the columns. */
+/* See pg_rows.h. The order of the calls, for events of the list below, is the order of the columns. */
 #include "daemon/pg_rows.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -90,6 +91,7 @@ static void copy_number(struct copy_buffer *buf, uint64_t seq)
 #define X(name, has, field) EVENT_##name,
 enum { EVENT_COLUMNS EVENT_COLUMN_COUNT };
 #undef X
+_Static_assert(EVENT_COLUMN_COUNT < 32, "sets of columns are 32-bit masks");
 
 const struct pg_columns pg_columns_all = {.set = (UINT32_C(1) << EVENT_COLUMN_COUNT) - 1, .count = EVENT_COLUMN_COUNT};
 
@@ -107,6 +109,7 @@ const char *pg_copy_events(struct pg_columns columns, char ret[static PG_COPY_EV
         size += snprintf(ret + size, PG_COPY_EVENTS_MAX - (size_t)size, "%s%s", between, names[i]);
         between = ", ";
     }
+    assert(size < PG_COPY_EVENTS_MAX - 32);
     snprintf(ret + size, PG_COPY_EVENTS_MAX - (size_t)size, ") FROM STDIN (FORMAT binary)");
     return ret;
 }

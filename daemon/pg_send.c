@@ -1,9 +1,6 @@
 /* See pg_send.h. */
 #include "daemon/pg_send.h"
 
-/* Columns that so many events had no value for are left out from the next batch on, until one has. */
-enum { LEARN_ROWS = 10000 };
-
 /* Transcripts wait in memory while events are sent on the same connection; so much of them is enough to take turns. */
 enum { TRANSCRIPTS_MOST = 1 << 20 };
 
@@ -13,7 +10,7 @@ void pg_send_begin(struct pg_send *send, enum pg_bypass bypass, bool careful)
     copy_begin(&send->wide);
     copy_begin(&send->transcripts);
     copy_begin(&send->gaps);
-    send->columns = send->learned == LEARN_ROWS ? send->carried : pg_columns_all;
+    send->columns = send->learned == PG_SEND_LEARNED ? send->carried : pg_columns_all;
     send->bypass = bypass;
     send->early = bypass != PG_BYPASS_NONE && !careful;
     send->bypassing = send->widened = false;
@@ -30,7 +27,7 @@ void pg_send_done(struct pg_send *send)
 
 static void learn(struct pg_send *send, const struct sink_row *row)
 {
-    if (send->learned == LEARN_ROWS)
+    if (send->learned == PG_SEND_LEARNED)
         return;
     pg_columns_add(&send->carried, row);
     send->learned++;

@@ -14,6 +14,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Columns that so many events had no value for are left out from the next batch on, until one has. */
+enum { PG_SEND_LEARNED = 10000 };
+
 struct pg_send {
     struct copy_buffer events, transcripts, gaps;
     struct copy_buffer wide; /* events, from the first on that needs more columns than are usual */

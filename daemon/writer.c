@@ -62,7 +62,7 @@ void writer_wake(struct writer *w)
     if (w->wishes.pending_since_us == 0) {
         w->wishes.pending_since_us = clock_monotonic_us();
         pthread_cond_signal(&w->cond);
-    } else if (writer_core_has_enough(w->core, w->status.applied_lsn)) {
+    } else if (w->status.state == WRITER_OK && writer_core_has_enough(w->core, w->status.applied_lsn)) {
         pthread_cond_signal(&w->cond); /* it may be waiting for the batch to be old enough */
     }
     pthread_mutex_unlock(&w->mutex);

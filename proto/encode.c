@@ -42,7 +42,6 @@ enum toll_frame_type toll_frame_type_from_name(const char *name, size_t size)
         return 0;
     for (enum toll_frame_type type = TOLL_FRAME_SESSION_START; type <= TOLL_FRAME_STREAM; type++) {
         const char *text = type_names[type];
-
         size_t same = 0;
 
         while (same < size && text[same] == name[same] && text[same] != '\0')

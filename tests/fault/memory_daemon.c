@@ -16,7 +16,7 @@ int main(void)
         {"config", config_story},         {"rows", rows_story},       {"journal", journal_story},
         {"stored", stored_story},         {"refused", refused_story}, {"evicted", evicted_story},
         {"taken_back", taken_back_story}, {"killed", killed_story},   {"logged", logged_story},
-        {"control", control_story},
+        {"control", control_story},       {"send", send_story},
     };
 
     signal(SIGPIPE, SIG_IGN);

@@ -25,4 +25,7 @@ void control_story(struct outcome *outcome);
 void config_story(struct outcome *outcome);
 void rows_story(struct outcome *outcome);
 
+/* send.c: rows on their way to the server. */
+void send_story(struct outcome *outcome);
+
 #endif
