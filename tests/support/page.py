@@ -1,6 +1,6 @@
 """Pages whose commands are run as a test: each ```sh block in turn, in one shell; a ```text block after it is what it must print.
 
-Names that differ from run to run (UUIDs, times, days, batches) count as equal. TOLL_UPDATE_PAGE=1 writes what was printed into the page."""
+Names that differ from run to run (UUIDs, times, days) count as equal. TOLL_UPDATE_PAGE=1 writes what was printed into the page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 
 BLOCK = re.compile(r"^```sh\n(?P<commands>.*?)^```\n(?:```text\n(?P<output>.*?)^```\n)?", re.M | re.S)
 VARYING = [(re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "UUID"),
-           (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?([+-]\d\d(:?\d\d)?|Z)?"), "TIME"), (re.compile(r"\b20\d\d-\d\d-\d\d\b"), "DAY"),
-           (re.compile(r"\brated batch \d+"), "rated batch N")]  # a call's start may be stored before its events
+           (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?([+-]\d\d(:?\d\d)?|Z)?"), "TIME"), (re.compile(r"\b20\d\d-\d\d-\d\d\b"), "DAY")]
 END = "--- end of block ---"
 
 

@@ -251,8 +251,8 @@ START_TEST(tick_thread_is_started_anew)
     toll_close(t, 0);
     ck_assert_int_eq(toll_open(&(struct toll_options){.socket = d->path, .thread_tick_ms = 5}, &t), 0);
     ck_assert_int_eq(fake_record(t, "parent"), 0);
-    ck_assert(
-        thread_ticks()); /* while a thread begins, a sanitizer's locks may be held, which nobody opens in a child */
+    /* While a thread begins, a sanitizer's locks may be held, which nobody opens in a child. */
+    ck_assert(thread_ticks());
     wait_child(fork_child(child_waits_for_its_thread));
 }
 END_TEST
