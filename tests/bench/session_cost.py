@@ -21,7 +21,7 @@ from cluster import Cluster, Database  # noqa: E402
 from schema import JOURNAL, migrated  # noqa: E402
 
 CHANGES = ("(SELECT array_agg(ROW(id, true, NULL, %s, %s, 1, now() - interval '1 min', NULL, now(), {ended}, NULL, {reason}, {metadata}, NULL,"
-           " 1000, 200, 4, 900, 4, 8000.5, 4)::toll.session_change ORDER BY id) FROM unnest(%s::uuid[]) WITH ORDINALITY AS u (id, n))")
+           " 1000, 200, 4, 900, 4, 8000.5, 4, 1000, id)::toll.session_change ORDER BY id) FROM unnest(%s::uuid[]) WITH ORDINALITY AS u (id, n))")
 START = CHANGES.format(ended="NULL", reason="NULL", metadata="jsonb_build_object('user_id', 'u_' || mod(n, 5000), 'tenant_id', 't_1', 'region', 'eu-central-1',"
                        " 'phone_number', '+1555' || n)")
 END = CHANGES.format(ended="now()", reason="'end'", metadata="NULL")
