@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include <uuid/uuid.h>
 
-enum { SMALL_FIRST = 6, SMALL_ROWS = 500, SMALL_BYTES = 64 * 1024 }; /* a 64th part, and not less than that */
+enum { SMALL_FIRST = 6, SMALL_STEP = 2, SMALL_ROWS = 500, SMALL_BYTES = 64 * 1024 }; /* a 64th part, and not less than that */
 
 enum { ARENA_LARGE = 4 << 20 }; /* bytes */
 
@@ -286,7 +286,7 @@ static int run_batch(struct apply *apply, int64_t now_us)
     apply->lsn = apply->passed = apply->got.to;
     apply_clear_batch(apply);
     if (apply->small > 0)
-        size_batch(apply, apply->small - 1);
+        size_batch(apply, apply->small > SMALL_STEP ? apply->small - SMALL_STEP : 0);
     return 1;
 }
 
