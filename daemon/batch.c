@@ -167,13 +167,13 @@ static void patch32(struct copy_buffer *buf, size_t at, size_t value)
 
 enum { ARRAY_COUNT_AT = 12 };
 
-void copy_array_begin(struct copy_buffer *buf, uint32_t record_type)
+void copy_array_begin(struct copy_buffer *buf, uint32_t type)
 {
     buf->size = buf->rows = 0;
     buf->failed = false;
     put32(buf, 1); /* dimensions */
     put32(buf, 0); /* no element is NULL */
-    put32(buf, record_type);
+    put32(buf, type);
     put32(buf, 0); /* how many: ARRAY_COUNT_AT */
     put32(buf, 1); /* the first one's index */
 }
@@ -181,6 +181,12 @@ void copy_array_begin(struct copy_buffer *buf, uint32_t record_type)
 void copy_array_end(struct copy_buffer *buf)
 {
     patch32(buf, ARRAY_COUNT_AT, buf->rows);
+}
+
+void copy_array_uuid(struct copy_buffer *buf, const uint8_t uuid[static 16])
+{
+    copy_uuid(buf, uuid);
+    buf->rows++;
 }
 
 size_t copy_record_begin(struct copy_buffer *buf, int columns)

@@ -238,9 +238,11 @@ static inline void copy_row_end(struct copy_buffer *buf, const char *at)
     buf->rows++;
 }
 
-/* An array of records instead of COPY's rows: begin, for each record begin · a type's OID and one field, and so on · end; end. */
-void copy_array_begin(struct copy_buffer *buf, uint32_t record_type);
+/* An array instead of COPY's rows: begin with the elements' type, the elements, end. An element is a UUID, or a record: begin · a type's OID and one
+ * field, and so on · end. */
+void copy_array_begin(struct copy_buffer *buf, uint32_t type);
 void copy_array_end(struct copy_buffer *buf);
+void copy_array_uuid(struct copy_buffer *buf, const uint8_t uuid[static 16]);
 size_t copy_record_begin(struct copy_buffer *buf, int columns); /* returns what copy_record_end() wants */
 void copy_record_end(struct copy_buffer *buf, size_t record);
 void copy_type(struct copy_buffer *buf, uint32_t type);

@@ -10,12 +10,16 @@ enum { CHANGE_COLUMNS = 23 };
 enum { BOOL = 16, INT8 = 20, INT4 = 23, TEXT = 25, FLOAT8 = 701, TIMESTAMPTZ = 1184, UUID = 2950, JSONB = 3802 };
 
 /* FOR SHARE is enough to store events; FOR UPDATE where the row will be written. In order of session_id, so that two batches never wait for each
- * other. (FOR KEY SHARE, which the foreign key takes, does not conflict with an update of totals: a sum was lost.) */
-#define LOCK_ROWS                                                                                                      \
-    "SELECT session_id, ended_at IS NOT NULL, shared, owner_journal = $2::uuid AND owner_writer = $3::integer "        \
-    "FROM public.billing_sessions WHERE session_id = ANY ($1::uuid[]) ORDER BY session_id "
-static const char LOCK_SHARE[] = LOCK_ROWS "FOR SHARE";
-static const char LOCK_UPDATE[] = LOCK_ROWS "FOR UPDATE";
+ * other. (FOR KEY SHARE, which the foreign key takes, does not conflict with an update of totals: a sum was lost.) Told are how many were found, and of
+ * those only what is out of the ordinary: ended, or another's and not yet marked as shared. */
+#define LOCK_ROWS(strength)                                                                                            \
+    "WITH locked AS (SELECT session_id, ended_at IS NOT NULL AS ended, NOT shared AND (owner_journal IS DISTINCT FROM " \
+    "$1::uuid OR owner_writer IS DISTINCT FROM $2::integer) AS others FROM public.billing_sessions "                  \
+    "WHERE session_id = ANY ($3::uuid[]) ORDER BY session_id FOR " strength ") "                                       \
+    "SELECT c.found, l.session_id, l.ended, l.others FROM (SELECT count(*) AS found FROM locked) AS c "               \
+    "LEFT JOIN locked AS l ON l.ended OR l.others"
+static const char LOCK_SHARE[] = LOCK_ROWS("SHARE");
+static const char LOCK_UPDATE[] = LOCK_ROWS("UPDATE");
 
 enum { INSERTED = 1, ENDED = 2, FOREIGN = 4 /* another's, and not yet marked as shared */ };
 
@@ -159,40 +163,43 @@ static int insert_new(struct pg_sessions *sessions, struct pg *pg, const char *j
     return 0;
 }
 
+static void note_state(struct pg_sessions *sessions, struct session_change *const *changes, size_t count,
+                       const PGresult *result, int row)
+{
+    size_t at = PQgetisnull(result, row, 1) ? count : find_change(changes, count, PQgetvalue(result, row, 1));
+    bool ended = PQgetvalue(result, row, 2)[0] == 't', others = PQgetvalue(result, row, 3)[0] == 't';
+
+    if (at < count)
+        sessions->states[at] |= (unsigned char)((ended ? ENDED : 0) | (others ? FOREIGN : 0));
+}
+
 /* Locks the rows of all changes that `wanted` picks and notes their states. -ESTALE if one is not there. */
 static int lock_rows(struct pg_sessions *sessions, struct pg *pg, const char *sql, const char *journal,
                      const char *writer, struct session_change *const *changes, size_t count,
                      bool (*wanted)(const struct session_change *change, unsigned char state))
 {
-    const char *parameters[] = {NULL, journal, writer};
+    struct copy_buffer *ids = &sessions->changes;
+    const char *parameters[] = {journal, writer, NULL};
     PGresult *result;
-    size_t picked = 0;
     int r;
 
-    pg_array_begin(&sessions->ids);
+    copy_array_begin(ids, UUID);
     for (size_t i = 0; i < count; i++)
-        if (wanted(changes[i], sessions->states[i])) {
-            pg_array_add_uuid(&sessions->ids, changes[i]->session->id);
-            picked++;
-        }
-    if (picked == 0)
-        return 0;
-    parameters[0] = pg_array_end(&sessions->ids);
-    if (!parameters[0])
+        if (wanted(changes[i], sessions->states[i]))
+            copy_array_uuid(ids, changes[i]->session->id);
+    copy_array_end(ids);
+    if (ids->failed)
         return -ENOMEM;
-    r = pg_query(pg, &result, sql, 3, parameters);
+    if (ids->rows == 0)
+        return 0;
+    parameters[2] = ids->data;
+    r = pg_query_binary(pg, &result, sql, 3, parameters, ids->size);
     if (r < 0)
         return r;
-    if ((size_t)PQntuples(result) != picked)
+    if (strtoull(PQgetvalue(result, 0, 0), NULL, 10) != ids->rows)
         r = -ESTALE;
-    for (int i = 0; i < PQntuples(result); i++) {
-        size_t at = find_change(changes, count, PQgetvalue(result, i, 0));
-        bool ended = PQgetvalue(result, i, 1)[0] == 't', shared = PQgetvalue(result, i, 2)[0] == 't';
-        bool mine = PQgetvalue(result, i, 3)[0] == 't';
-
-        if (at < count)
-            sessions->states[at] |= (unsigned char)((ended ? ENDED : 0) | (mine || shared ? 0 : FOREIGN));
-    }
+    for (int i = 0; i < PQntuples(result); i++)
+        note_state(sessions, changes, count, result, i);
     PQclear(result);
     return r;
 }
