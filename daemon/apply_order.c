@@ -10,28 +10,27 @@
 
 enum { FEW = 256 }; /* frames that are not worth it */
 
-/* Sorts by one digit of the key after the other, the lowest first, each time keeping what is equal in order. */
-enum { DIGIT_BITS = 11, DIGITS = 6, DIGIT_VALUES = 1 << DIGIT_BITS };
+/* Sorts by one digit of the key after the other, the lowest first, each time keeping what is equal in order. Of the key three digits count, from the
+ * highest bit that is not the same in all: of two sessions that are alike in those, frames may mix. (All six took 0.6 ms for 35,000 frames, and
+ * PostgreSQL waits meanwhile.) */
+enum { DIGIT_BITS = 11, DIGITS = 3, DIGIT_VALUES = 1 << DIGIT_BITS };
 
 struct apply_place {
     uint64_t key;
     uint32_t piece, size;
 };
 
-static unsigned digit_of(uint64_t key, unsigned digit)
+static unsigned digit_of(uint64_t key, unsigned shift)
 {
-    return (unsigned)(key >> (digit * DIGIT_BITS)) & (DIGIT_VALUES - 1);
+    return (unsigned)(key >> shift) & (DIGIT_VALUES - 1);
 }
 
-/* False: all have the same, so there is nothing to do. */
-static bool sort_by_digit(const struct apply_place *from, struct apply_place *to, size_t count, unsigned digit)
+static void sort_by_digit(const struct apply_place *from, struct apply_place *to, size_t count, unsigned shift)
 {
     size_t starts[DIGIT_VALUES] = {0}, start = 0;
 
     for (size_t i = 0; i < count; i++)
-        starts[digit_of(from[i].key, digit)]++;
-    if (starts[digit_of(from[0].key, digit)] == count)
-        return false;
+        starts[digit_of(from[i].key, shift)]++;
     for (unsigned value = 0; value < DIGIT_VALUES; value++) {
         size_t here = starts[value];
 
@@ -39,8 +38,15 @@ static bool sort_by_digit(const struct apply_place *from, struct apply_place *to
         start += here;
     }
     for (size_t i = 0; i < count; i++)
-        to[starts[digit_of(from[i].key, digit)]++] = from[i];
-    return true;
+        to[starts[digit_of(from[i].key, shift)]++] = from[i];
+}
+
+/* Where the digits begin that count, given which bits are not the same in all keys. */
+static unsigned first_shift(uint64_t differ)
+{
+    unsigned bits = differ ? 64 - (unsigned)__builtin_clzll(differ) : 0;
+
+    return bits > DIGITS * DIGIT_BITS ? bits - DIGITS * DIGIT_BITS : 0;
 }
 
 uint64_t apply_session_key(const uint8_t id[static 16])
@@ -76,6 +82,7 @@ void apply_order(struct apply *apply)
 {
     size_t count = apply->got.piece_count;
     struct apply_place *from, *to;
+    uint64_t differ = 0;
 
     apply->order = NULL;
     if (count < FEW || count > UINT32_MAX || !is_short(apply) ||
@@ -83,14 +90,16 @@ void apply_order(struct apply *apply)
         return;
     from = apply->places;
     to = from + count;
-    for (size_t i = 0; i < count; i++)
-        from[i] = (struct apply_place){
-            .key = apply->got.pieces[i].session, .piece = (uint32_t)i, .size = (uint32_t)apply->got.pieces[i].size};
-    for (unsigned digit = 0; digit < DIGITS; digit++) {
+    for (size_t i = 0; i < count; i++) {
+        const struct piece *piece = &apply->got.pieces[i];
+
+        from[i] = (struct apply_place){.key = piece->session, .piece = (uint32_t)i, .size = (uint32_t)piece->size};
+        differ |= piece->session ^ from[0].key;
+    }
+    for (unsigned digit = 0; differ && digit < DIGITS; digit++) {
         struct apply_place *sorted = to;
 
-        if (!sort_by_digit(from, to, count, digit))
-            continue;
+        sort_by_digit(from, to, count, first_shift(differ) + digit * DIGIT_BITS);
         to = from;
         from = sorted;
     }
