@@ -68,6 +68,8 @@ def run(bench: Bench) -> None:
         before = cpu_us(connection.info.backend_pid)
         for number in range(batches):
             ask("SELECT toll.debit(%s, rows) FROM debits WHERE b = %s", number, 1 + number % 20)
+            if number % 100 == 99:
+                bench.progress(f"{(number + 1) * BATCH:,} debits", 0.3 + 0.5 * number / batches)
         debit_us = (cpu_us(connection.info.backend_pid) - before) / (batches * BATCH)
         ask("VACUUM ANALYZE")
         bench.progress(f"{batches * BATCH:,} debits: {debit_us:.1f} us", 0.8)
