@@ -10,7 +10,8 @@
 #include <unistd.h>
 #include <uuid/uuid.h>
 
-enum { SMALL_FIRST = 6, SMALL_STEP = 2, SMALL_ROWS = 500, SMALL_BYTES = 64 * 1024 }; /* a 64th part, and not less than that */
+/* A 64th part at first, and not less than that; then four times as much. */
+enum { SMALL_FIRST = 6, SMALL_STEP = 2, SMALL_ROWS = 500, SMALL_BYTES = 64 * 1024 };
 
 enum { ARENA_LARGE = 4 << 20 }; /* bytes */
 

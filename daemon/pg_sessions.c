@@ -12,11 +12,11 @@ enum { BOOL = 16, INT8 = 20, INT4 = 23, TEXT = 25, FLOAT8 = 701, TIMESTAMPTZ = 1
 /* FOR SHARE is enough to store events; FOR UPDATE where the row will be written. In order of session_id, so that two batches never wait for each
  * other. (FOR KEY SHARE, which the foreign key takes, does not conflict with an update of totals: a sum was lost.) Told are how many were found, and of
  * those only what is out of the ordinary: ended, or another's and not yet marked as shared. */
-#define LOCK_ROWS(strength)                                                                                            \
+#define LOCK_ROWS(strength)                                                                                             \
     "WITH locked AS (SELECT session_id, ended_at IS NOT NULL AS ended, NOT shared AND (owner_journal IS DISTINCT FROM " \
-    "$1::uuid OR owner_writer IS DISTINCT FROM $2::integer) AS others FROM public.billing_sessions "                  \
-    "WHERE session_id = ANY ($3::uuid[]) ORDER BY session_id FOR " strength ") "                                       \
-    "SELECT c.found, l.session_id, l.ended, l.others FROM (SELECT count(*) AS found FROM locked) AS c "               \
+    "$1::uuid OR owner_writer IS DISTINCT FROM $2::integer) AS others FROM public.billing_sessions "                    \
+    "WHERE session_id = ANY ($3::uuid[]) ORDER BY session_id FOR " strength ") "                                        \
+    "SELECT c.found, l.session_id, l.ended, l.others FROM (SELECT count(*) AS found FROM locked) AS c "                 \
     "LEFT JOIN locked AS l ON l.ended OR l.others"
 static const char LOCK_SHARE[] = LOCK_ROWS("SHARE");
 static const char LOCK_UPDATE[] = LOCK_ROWS("UPDATE");
