@@ -41,10 +41,10 @@ static void sort_by_digit(const struct apply_place *from, struct apply_place *to
         to[starts[digit_of(from[i].key, shift)]++] = from[i];
 }
 
-/* Where the digits begin that count, given which bits are not the same in all keys. */
+/* Where the digits begin that count, given which bits are not the same in all keys. There are some. */
 static unsigned first_shift(uint64_t differ)
 {
-    unsigned bits = differ ? 64 - (unsigned)__builtin_clzll(differ) : 0;
+    unsigned bits = 64 - (unsigned)__builtin_clzll(differ);
 
     return bits > DIGITS * DIGIT_BITS ? bits - DIGITS * DIGIT_BITS : 0;
 }

@@ -37,8 +37,7 @@ int pg_sessions_prepare(struct pg_sessions *sessions, struct pg *pg)
 
 void pg_sessions_done(struct pg_sessions *sessions)
 {
-    copy_done(&sessions->changes);
-    pg_array_done(&sessions->ids);
+    copy_done(&sessions->array);
     free(sessions->states);
 }
 
@@ -88,23 +87,31 @@ static void add_change(struct copy_buffer *buf, const struct session_change *cha
     copy_record_end(buf, record);
 }
 
+/* Asks with the array that was filled as the last parameter; the result is the caller's. */
+static int query_array(struct pg_sessions *sessions, struct pg *pg, PGresult **ret, const char *sql, int count,
+                       const char **parameters)
+{
+    struct copy_buffer *array = &sessions->array;
+
+    copy_array_end(array);
+    if (array->failed)
+        return -ENOMEM;
+    parameters[count - 1] = array->data;
+    return pg_query_binary(pg, ret, sql, count, parameters, array->size);
+}
+
 /* Calls a function of sessions.sql with the changes that `wanted` picks, if any; the result is the caller's. */
 static int call_with_changes(struct pg_sessions *sessions, struct pg *pg, PGresult **ret, const char *sql,
                              const char *journal, const char *writer, struct session_change *const *changes,
                              size_t count, bool (*wanted)(const struct session_change *change, unsigned char state))
 {
-    struct copy_buffer *buf = &sessions->changes;
     const char *parameters[] = {journal, writer, NULL};
 
-    copy_array_begin(buf, sessions->change_type);
+    copy_array_begin(&sessions->array, sessions->change_type);
     for (size_t i = 0; i < count; i++)
         if (wanted(changes[i], sessions->states[i]))
-            add_change(buf, changes[i]);
-    copy_array_end(buf);
-    if (buf->failed)
-        return -ENOMEM;
-    parameters[2] = buf->data;
-    return pg_query_binary(pg, ret, sql, 3, parameters, buf->size);
+            add_change(&sessions->array, changes[i]);
+    return query_array(sessions, pg, ret, sql, 3, parameters);
 }
 
 static bool is_new(const struct session_change *change, unsigned char state)
@@ -163,6 +170,7 @@ static int insert_new(struct pg_sessions *sessions, struct pg *pg, const char *j
     return 0;
 }
 
+/* Takes in a row of what LOCK_ROWS tells. */
 static void note_state(struct pg_sessions *sessions, struct session_change *const *changes, size_t count,
                        const PGresult *result, int row)
 {
@@ -178,7 +186,7 @@ static int lock_rows(struct pg_sessions *sessions, struct pg *pg, const char *sq
                      const char *writer, struct session_change *const *changes, size_t count,
                      bool (*wanted)(const struct session_change *change, unsigned char state))
 {
-    struct copy_buffer *ids = &sessions->changes;
+    struct copy_buffer *ids = &sessions->array;
     const char *parameters[] = {journal, writer, NULL};
     PGresult *result;
     int r;
@@ -187,13 +195,9 @@ static int lock_rows(struct pg_sessions *sessions, struct pg *pg, const char *sq
     for (size_t i = 0; i < count; i++)
         if (wanted(changes[i], sessions->states[i]))
             copy_array_uuid(ids, changes[i]->session->id);
-    copy_array_end(ids);
-    if (ids->failed)
-        return -ENOMEM;
     if (ids->rows == 0)
         return 0;
-    parameters[2] = ids->data;
-    r = pg_query_binary(pg, &result, sql, 3, parameters, ids->size);
+    r = query_array(sessions, pg, &result, sql, 3, parameters);
     if (r < 0)
         return r;
     if (strtoull(PQgetvalue(result, 0, 0), NULL, 10) != ids->rows)
@@ -252,18 +256,25 @@ int pg_sessions_claim(struct pg_sessions *sessions, struct pg *pg, const char *j
     return r;
 }
 
+/* Of the sessions whose ids the array has, if any. */
 static int recompute(struct pg_sessions *sessions, struct pg *pg)
 {
-    const char *ids = pg_array_end(&sessions->ids);
+    const char *parameters[] = {NULL};
+    PGresult *result;
+    int r;
 
-    return ids ? pg_run(pg, NULL, "SELECT toll.recompute_totals($1::uuid[])", 1, &ids) : -ENOMEM;
+    if (sessions->array.rows == 0)
+        return 0;
+    r = query_array(sessions, pg, &result, "SELECT toll.recompute_totals($1::uuid[])", 1, parameters);
+    if (r == 0)
+        PQclear(result);
+    return r;
 }
 
 static int update_rows(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer,
                        struct session_change *const *changes, size_t count, size_t expected)
 {
     PGresult *result;
-    size_t to_sum = 0;
     int r = call_with_changes(
         sessions, pg, &result,
         "SELECT session_id, ended, to_sum FROM toll.settle_sessions($1::uuid, $2::integer, $3::toll.session_change[])",
@@ -275,19 +286,17 @@ static int update_rows(struct pg_sessions *sessions, struct pg *pg, const char *
         PQclear(result);
         return -ESTALE;
     }
-    pg_array_begin(&sessions->ids);
+    copy_array_begin(&sessions->array, UUID);
     for (int i = 0; i < PQntuples(result); i++) {
         size_t at = find_change(changes, count, PQgetvalue(result, i, 0));
 
         if (at < count)
             changes[at]->finalized = PQgetvalue(result, i, 1)[0] == 't';
-        if (at < count && PQgetvalue(result, i, 2)[0] == 't') {
-            pg_array_add_uuid(&sessions->ids, changes[at]->session->id);
-            to_sum++;
-        }
+        if (at < count && PQgetvalue(result, i, 2)[0] == 't')
+            copy_array_uuid(&sessions->array, changes[at]->session->id);
     }
     PQclear(result);
-    return to_sum ? recompute(sessions, pg) : 0;
+    return recompute(sessions, pg);
 }
 
 int pg_sessions_settle(struct pg_sessions *sessions, struct pg *pg, const char *journal, const char *writer,

@@ -12,10 +12,9 @@
 #include "daemon/session.h"
 
 struct pg_sessions {
-    uint32_t change_type; /* OID of toll.session_change in this database */
-    struct copy_buffer changes;
-    struct pg_array ids;
-    unsigned char *states; /* of each change, while a batch is stored */
+    uint32_t change_type;     /* OID of toll.session_change in this database */
+    struct copy_buffer array; /* of changes or ids, for one statement */
+    unsigned char *states;    /* of each change, while a batch is stored */
     size_t capacity;
 };
 
