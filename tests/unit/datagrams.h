@@ -82,8 +82,8 @@ static inline void add_end(struct bytes *to, unsigned session, int64_t time_us, 
 }
 
 /* request_id is what the frame is recognised by. */
-static inline void add_llm(struct bytes *to, unsigned session, int64_t time_us, int32_t input, int32_t output,
-                           const char *request_id)
+static inline struct toll_frame llm_of(unsigned session, int64_t time_us, int32_t input, int32_t output,
+                                       const char *request_id)
 {
     struct toll_frame frame = frame_of(TOLL_FRAME_LLM, session, time_us);
 
@@ -92,6 +92,14 @@ static inline void add_llm(struct bytes *to, unsigned session, int64_t time_us, 
     frame.input_tokens = input;
     frame.output_tokens = output;
     frame.request_id = str_of(request_id);
+    return frame;
+}
+
+static inline void add_llm(struct bytes *to, unsigned session, int64_t time_us, int32_t input, int32_t output,
+                           const char *request_id)
+{
+    struct toll_frame frame = llm_of(session, time_us, input, output, request_id);
+
     add_frame(to, &frame);
 }
 

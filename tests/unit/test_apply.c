@@ -367,14 +367,11 @@ static unsigned changes_of_session(int64_t apart_us, unsigned at)
     char tag[16];
 
     for (unsigned i = 0; i < FRAMES; i++) {
-        struct toll_frame frame = frame_of(TOLL_FRAME_LLM, 0, NOW);
+        struct toll_frame frame;
 
         snprintf(tag, sizeof(tag), "%u", i + 1);
+        frame = llm_of(0, NOW, 1, 1, tag);
         frame.session_id[at] = (uint8_t)(i % SESSIONS);
-        frame.provider = str_of("openai");
-        frame.model = str_of("gpt-4o");
-        frame.input_tokens = frame.output_tokens = 1;
-        frame.request_id = str_of(tag);
         add_frame(&datagram, &frame);
         send_at(NOW + i * apart_us);
     }
