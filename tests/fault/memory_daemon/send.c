@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLAIN = 300, LARGE = 100000 };
+enum { PLAIN = 300, LARGE = 100000, MANY = 50 };
 
 static size_t sent;
 
@@ -57,7 +57,7 @@ int __wrap_pg_copy(struct pg *pg, const char *sql, const struct copy_buffer *buf
 /* NOLINTEND(bugprone-reserved-identifier) */
 
 /* Plain events, then, if it has any, one that needs other columns, a transcript and a gap, each alone in its buffer and too long for its first piece of
- * memory. */
+ * memory; then so many transcripts that those which would wait for the end must go before, where they may. */
 static int send_batch(enum pg_bypass bypass, bool others)
 {
     static char text[LARGE];
@@ -88,6 +88,11 @@ static int send_batch(enum pg_bypass bypass, bool others)
         row.frame = other[i];
         pg_send_add(&send, &row, 1);
     }
+    row.frame = &said;
+    for (int i = 0; r == 0 && others && i < MANY; i++) {
+        pg_send_add(&send, &row, 1);
+        r = pg_send_early(&send, NULL);
+    }
     if (r == 0)
         r = pg_send_before_sessions(&send, NULL);
     if (r == 0)
@@ -107,7 +112,7 @@ void send_story(struct outcome *outcome)
         int r = -ENOMEM;
 
         failing_quiet++;
-        if (send_batch(way, others) < 0)
+        if (send_batch(way, others) < 0 || (others && sent < (size_t)(3 + MANY) * LARGE))
             abort();
         expected = sent;
         failing_quiet--;
