@@ -147,7 +147,7 @@ fault: deps
 	@BUILD=$(BUILD) TOLL_LONG=1 TOLL_JOBS=1 TESTS=fault sh tests/run.sh
 
 # How fast it is, beside what it could be replaced with: a table, and $(BUILD)/bench.json. T=name: one section of it. BENCH=long, or
-# bench-long: the full sizes, which take an hour and 30 GB. See tests/bench/README.md.
+# bench-long: the full sizes, which take half an hour and more, and 30 GB. See tests/bench/README.md.
 BENCH ?= short
 bench: deps
 	@$(MAKE) --no-print-directory all $(BENCH_BIN) $(BUILD)/tests/support/payer

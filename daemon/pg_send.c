@@ -1,8 +1,8 @@
 /* See pg_send.h. */
 #include "daemon/pg_send.h"
 
-/* Transcripts wait in memory while events are sent on the same connection; so much of them is enough to take turns. (Each COPY costs the backend some
- * 0.5 ms by itself. By turns of 1 MiB whole calls cost it 3 % more.) */
+/* Transcripts wait in memory while events are sent on the same connection; so much of them is enough to take turns. (Each COPY costs the backend
+ * 1.5 ms by itself. By turns of 1 MiB whole calls cost it 3 % more.) */
 enum { TRANSCRIPTS_MOST = 4 << 20 };
 
 void pg_send_begin(struct pg_send *send, enum pg_bypass bypass, bool careful)

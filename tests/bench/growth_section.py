@@ -11,7 +11,7 @@ from harness import Database
 from measure import CpuWatch, Sample, Series, percentile
 from through_toll import Load, Stored, check, finish, make_daemon, measure, words
 
-SECONDS = {"tiny": 25, "short": 45, "long": 1500}
+SECONDS = {"tiny": 25, "short": 45, "long": 400}
 EVENTS_A_CALL = 40
 TRANSCRIPTS_A_CALL = 10
 CALLS_A_USER = 20

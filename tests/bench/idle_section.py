@@ -8,7 +8,7 @@ from frame import Bench
 from measure import CpuWatch, percentile
 from through_toll import Load, Stored, check, finish, make_daemon, measure, words
 
-SECONDS = {"tiny": 10, "short": 40, "long": 260}
+SECONDS = {"tiny": 10, "short": 40, "long": 220}
 RATE = 2000
 WORKERS = 4
 POLL_S = 0.0005

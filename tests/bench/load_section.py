@@ -10,7 +10,7 @@ from frame import Bench
 from stage import Absent, Contender
 from through_toll import ThroughToll, has_option
 
-SECONDS = {"tiny": 40, "short": 330, "long": 1500}
+SECONDS = {"tiny": 40, "short": 330, "long": 600}
 COPY = {1: r"\copy", 2: r"\copy, 2 connections"}
 CEILING = {1: r"\copy, trigger off", 2: r"\copy, trigger off, 2 connections"}
 CALL_WORKERS = (1, 4, 16)

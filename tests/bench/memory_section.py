@@ -10,7 +10,7 @@ from pathlib import Path
 from frame import Bench
 from through_toll import Load, Stored, make_daemon, words
 
-SECONDS = {"tiny": 5, "short": 40, "long": 90}
+SECONDS = {"tiny": 5, "short": 40, "long": 35}
 TARGET = 256
 BATCH_ROWS = 2000
 

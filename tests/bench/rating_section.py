@@ -13,7 +13,7 @@ from harness import Database, migrate, wait_until
 from measure import CpuWatch
 from through_toll import Load, Stored, finish, make_daemon, measure, words
 
-SECONDS = {"tiny": 25, "short": 80, "long": 800}
+SECONDS = {"tiny": 25, "short": 80, "long": 75}
 OFF, ON = "storing alone", "storing, with rating on"
 OFF_ONE, ON_OTHER = "storing alone, on one core", "storing on one core, rating on the other"
 WAYS = {OFF: (False, False), ON: (True, False), OFF_ONE: (False, True), ON_OTHER: (True, True)}  # rating, apart
